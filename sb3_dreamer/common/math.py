@@ -1,0 +1,131 @@
+"""The formulas of the algorithms as pure functions on tensors: no modules, no state."""
+
+from __future__ import annotations
+
+import torch as th
+
+
+def symlog(x: th.Tensor) -> th.Tensor:
+    """
+    ``sign(x) ln(1 + |x|)``: compresses large values, leaves small ones (DreamerV3, eq. 9).
+
+    :param x: any shape
+    :return: same shape
+    """
+    return th.sign(x) * th.log1p(th.abs(x))
+
+
+def symexp(x: th.Tensor) -> th.Tensor:
+    """
+    ``sign(x) (exp(|x|) - 1)``, the inverse of :func:`symlog`.
+
+    :param x: any shape
+    :return: same shape
+    """
+    return th.sign(x) * th.expm1(th.abs(x))
+
+
+def symexp_bins(count: int, limit: float = 20.0) -> th.Tensor:
+    """
+    Bin centres of the symexp two-hot distribution: exponentially spaced, exactly symmetric about 0.
+
+    :param count: number of bins, odd so that one of them is 0
+    :param limit: the outermost centres are ``±symexp(limit)``
+    :return: increasing centres, ``(count,)``, float32
+    """
+    if count < 3 or count % 2 == 0:
+        raise ValueError(f"The number of bins must be odd and at least 3, got bins={count}.")
+    negative = symexp(th.linspace(-limit, 0, count // 2 + 1, dtype=th.float64))
+    return th.cat([negative, -negative[:-1].flip(0)]).float()
+
+
+def two_hot(value: th.Tensor, bins: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    Spread a value over its two neighbouring bins so that the expectation over the bins is the value itself.
+    Values beyond the outermost bins are clipped to them.
+
+    :param value: values in raw space, any shape
+    :param bins: increasing bin centres, ``(K,)``
+    :return: lower index, upper index and the weight of the upper one, each shaped like ``value``
+    """
+    value = value.clamp(bins[0], bins[-1])
+    upper = th.searchsorted(bins, value.contiguous(), right=True).clamp(1, len(bins) - 1)
+    lower = upper - 1
+    low, high = bins[lower], bins[upper]
+    weight = (value - low) / (high - low)
+    return lower, upper, weight
+
+
+def two_hot_cross_entropy(logits: th.Tensor, value: th.Tensor, bins: th.Tensor) -> th.Tensor:
+    """
+    Cross-entropy between the two-hot target of ``value`` and ``softmax(logits)``.
+
+    :param logits: ``(..., K)``
+    :param value: targets in raw space, ``(...)``
+    :param bins: bin centres, ``(K,)``
+    :return: loss, ``(...)``
+    """
+    lower, upper, weight = two_hot(value, bins)
+    log_probs = th.log_softmax(logits, dim=-1)
+    picked = log_probs.gather(-1, th.stack([lower, upper], dim=-1))  # (..., 2)
+    return -((1 - weight) * picked[..., 0] + weight * picked[..., 1])
+
+
+def two_hot_mean(logits: th.Tensor, bins: th.Tensor) -> th.Tensor:
+    """
+    Expectation over the bins, summed in symmetric pairs so that equal logits give exactly 0
+    (a plain sum of terms near ±5e8 would leave a rounding error far larger than any reward).
+
+    :param logits: ``(..., K)``
+    :param bins: symmetric bin centres, ``(K,)``
+    :return: mean, ``(...)``
+    """
+    probs = th.softmax(logits, dim=-1)
+    half = len(bins) // 2
+    positive = probs[..., half + 1 :] - probs[..., :half].flip(-1)
+    return (positive * bins[half + 1 :]).sum(-1)
+
+
+def lambda_return(
+    reward: th.Tensor, discount: th.Tensor, value: th.Tensor, lambda_: float | th.Tensor, bootstrap: th.Tensor
+) -> th.Tensor:
+    """
+    λ-returns, ``R_t = r_{t+1} + d_{t+1} ((1 - λ_{t+1}) v_{t+1} + λ_{t+1} R_{t+1})``, with ``R_H = bootstrap``.
+
+    :param reward: ``r_1 .. r_H``: rewards that arrive with the states after the first, ``(N, H)``
+    :param discount: ``d_1 .. d_H``: probability to continue times discount factor, ``(N, H)``
+    :param value: ``v_1 .. v_H``, ``(N, H)``
+    :param lambda_: λ, a number or ``(N, H)``
+    :param bootstrap: value of the last state, ``(N,)``
+    :return: ``R_0 .. R_{H-1}``, ``(N, H)``
+    """
+    inputs = reward + discount * (1 - lambda_) * value
+    carry = discount * lambda_
+    returns = []
+    last = bootstrap
+    for step_input, step_carry in zip(reversed(inputs.unbind(1)), reversed(carry.unbind(1)), strict=True):
+        last = th.addcmul(step_input, step_carry, last)
+        returns.append(last)
+    returns.reverse()
+    return th.stack(returns, dim=1)
+
+
+def percentile_range(value: th.Tensor, low: float = 0.05, high: float = 0.95) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Two percentiles of all elements, linearly interpolated. Uses a sort, as ``torch.quantile`` refuses more than
+    2^24 elements.
+
+    :param value: any shape
+    :param low: lower fraction
+    :param high: upper fraction
+    :return: the two percentiles, scalars, float32
+    """
+    ordered = value.detach().float().flatten().sort().values
+
+    def at(fraction: float) -> th.Tensor:
+        position = fraction * (len(ordered) - 1)
+        below = int(position)
+        above = min(below + 1, len(ordered) - 1)
+        return th.lerp(ordered[below], ordered[above], position - below)
+
+    return at(low), at(high)

@@ -1,0 +1,193 @@
+"""Layers and their initialisation as DreamerV3 has them: Linear, norm, SiLU; the block GRU."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch as th
+import torch.nn as nn
+import torch.nn.functional as F
+
+Norm = Literal["rms", "layer"]
+
+
+def truncated_normal_(weight: th.Tensor, fan_in: int, scale: float = 1.0) -> None:
+    """
+    Truncated normal initialisation with standard deviation ``scale * sqrt(1 / fan_in)``. The bounds lie at two
+    standard deviations of the untruncated normal, hence the correction by 1.1368.
+
+    :param weight: filled in place
+    :param fan_in: number of inputs
+    :param scale: multiplies the result; 0 gives zeros
+    """
+    if scale == 0.0:
+        nn.init.zeros_(weight)
+        return
+    std = 1.1368 * scale * math.sqrt(1 / fan_in)
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+class Linear(nn.Linear):
+    """
+    A linear layer with DreamerV3's initialisation.
+
+    :param in_features: inputs
+    :param out_features: outputs
+    :param scale: factor of the initial weights (0 makes the first output exactly 0)
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 1.0) -> None:
+        self._scale = scale
+        super().__init__(in_features, out_features)
+
+    def reset_parameters(self) -> None:
+        truncated_normal_(self.weight, self.in_features, self._scale)
+        nn.init.zeros_(self.bias)
+
+
+def make_norm(kind: Norm, size: int) -> nn.Module:
+    """
+    :param kind: ``"rms"`` (published) or ``"layer"``; the latter is one fused operation on a CPU
+    :param size: number of features
+    :return: the normalisation layer, eps 1e-4
+    """
+    if kind == "rms":
+        return nn.RMSNorm(size, eps=1e-4)
+    if kind == "layer":
+        return nn.LayerNorm(size, eps=1e-4)
+    raise ValueError(f"norm must be 'rms' or 'layer', got {kind!r}.")
+
+
+class MLP(nn.Module):
+    """
+    ``layers`` times Linear, norm, SiLU; then, if ``out_features`` is given, a Linear.
+
+    :param in_features: inputs
+    :param units: width of the hidden layers
+    :param layers: number of hidden layers
+    :param out_features: outputs, None for the last hidden layer itself
+    :param norm: kind of normalisation
+    :param out_scale: initialisation scale of the output layer
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        units: int,
+        layers: int,
+        out_features: int | None = None,
+        norm: Norm = "rms",
+        out_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        sizes = [in_features] + [units] * layers
+        self.linears = nn.ModuleList(Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.norms = nn.ModuleList(make_norm(norm, units) for _ in range(layers))
+        self.out = None if out_features is None else Linear(sizes[-1], out_features, out_scale)
+        self.out_features = sizes[-1] if out_features is None else out_features
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = F.silu(norm(linear(x)))
+        return x if self.out is None else self.out(x)
+
+
+class UnrollWeights(NamedTuple):
+    """The block GRU's first weight, split once an unroll instead of once a step."""
+
+    deter: th.Tensor
+    """``(G, D/G, D/G)``: from each block's own slice of the deterministic state."""
+    inputs: th.Tensor
+    """``(2H, D)``: from the embedded deterministic and stochastic state, dense over all blocks."""
+    action: th.Tensor
+    """``(H, D)``: from the embedded action."""
+
+
+class BlockGRU(nn.Module):
+    """
+    The recurrent core of DreamerV3's RSSM. State, sample and action are embedded to ``hidden`` units each; every one of
+    ``blocks`` blocks sees its own slice of the state and ALL of the embedded inputs; a hidden layer and the gates are
+    block-diagonal; with ``sigmoid(update + update_bias)`` as update gate and the reset gate on the candidate.
+
+    The input layer's weight is one tensor ``(G, D/G + 3H, D/G)`` as published. Since the inputs are the same for all
+    blocks, it is applied as a dense ``3H -> D`` product plus a small block-diagonal one, which spares G copies of the
+    inputs, and the action's share is computed for all time steps at once.
+
+    :param deter: D
+    :param stoch: Z
+    :param action: A
+    :param hidden: H, width of the input embeddings
+    :param blocks: G, must divide ``deter``
+    :param norm: kind of normalisation
+    :param update_bias: added to the update gate before the sigmoid; lower remembers longer
+    """
+
+    def __init__(
+        self, deter: int, stoch: int, action: int, hidden: int, blocks: int, norm: Norm, update_bias: float = -1.0
+    ) -> None:
+        super().__init__()
+        if deter % blocks:
+            raise ValueError(f"blocks={blocks} must divide deter={deter}.")
+        self.deter, self.hidden, self.blocks, self.update_bias = deter, hidden, blocks, update_bias
+        self.deter_in, self.deter_norm = Linear(deter, hidden), make_norm(norm, hidden)
+        self.stoch_in, self.stoch_norm = Linear(stoch, hidden), make_norm(norm, hidden)
+        self.action_in, self.action_norm = Linear(action, hidden), make_norm(norm, hidden)
+        width = deter // blocks
+        self.hidden_weight = nn.Parameter(th.empty(blocks, width + 3 * hidden, width))
+        self.hidden_bias = nn.Parameter(th.zeros(deter))
+        self.hidden_norm = make_norm(norm, deter)
+        self.gate_weight = nn.Parameter(th.empty(blocks, width, 3 * width))
+        self.gate_bias = nn.Parameter(th.zeros(3 * deter))
+        # published fan-in: the whole input of the layer, not that of one block
+        truncated_normal_(self.hidden_weight, deter + 3 * hidden * blocks)
+        truncated_normal_(self.gate_weight, deter)
+
+    def unroll_weights(self) -> UnrollWeights:
+        """:return: views of the weights in the form that :meth:`step` uses; make them once an unroll"""
+        width = self.deter // self.blocks
+        inputs = self.hidden_weight[:, width:].transpose(0, 1).reshape(3 * self.hidden, self.deter)
+        return UnrollWeights(self.hidden_weight[:, :width], inputs[: 2 * self.hidden], inputs[2 * self.hidden :])
+
+    def action_term(self, action: th.Tensor, weights: UnrollWeights) -> th.Tensor:
+        """
+        The action's share of the hidden layer, for any number of steps at once.
+
+        :param action: ``(..., A)``; magnitudes above 1 are scaled down to 1, as raw samples may exceed the bounds
+        :param weights: from :meth:`unroll_weights`
+        :return: ``(..., D)``
+        """
+        action = action / action.detach().abs().clamp_min(1.0)
+        embedded = F.silu(self.action_norm(self.action_in(action)))
+        return embedded @ weights.action + self.hidden_bias
+
+    def step(
+        self, deter: th.Tensor, stoch: th.Tensor, action_term: th.Tensor, weights: UnrollWeights
+    ) -> th.Tensor:
+        """
+        :param deter: ``(B, D)``
+        :param stoch: ``(B, Z)``
+        :param action_term: ``(B, D)``
+        :param weights: from :meth:`unroll_weights`
+        :return: the next deterministic state, ``(B, D)``
+        """
+        embedded = th.cat(
+            [F.silu(self.deter_norm(self.deter_in(deter))), F.silu(self.stoch_norm(self.stoch_in(stoch)))], dim=-1
+        )
+        x = th.addmm(action_term, embedded, weights.inputs) + self._block(deter, weights.deter)
+        x = F.silu(self.hidden_norm(x))
+        gates = self._block(x, self.gate_weight) + self.gate_bias
+        if self.blocks == 1:
+            reset, candidate, update = gates.chunk(3, dim=-1)
+        else:  # every block's outputs are split into the three gates
+            split = gates.unflatten(-1, (self.blocks, 3, -1))  # (B, G, 3, D/G)
+            reset, candidate, update = (part.flatten(1) for part in split.unbind(2))
+        candidate = th.tanh(th.sigmoid(reset) * candidate)
+        return th.lerp(deter, candidate, th.sigmoid(update + self.update_bias))
+
+    def _block(self, x: th.Tensor, weight: th.Tensor) -> th.Tensor:
+        """Block-diagonal product: ``(B, G * I)`` with ``(G, I, O)`` to ``(B, G * O)``."""
+        if self.blocks == 1:
+            return x @ weight[0]
+        grouped = x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (G, B, I)
+        return th.bmm(grouped, weight).transpose(0, 1).flatten(1)

@@ -1,0 +1,154 @@
+"""An SB3 policy that acts from the latent state of a world model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import is_vectorized_observation
+
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
+from sb3_dreamer.common.types import LatentState
+from sb3_dreamer.common.world_model import WorldModel
+
+
+class RecurrentModelPolicy(BasePolicy):
+    """
+    Base of world-model policies. The state between two steps is a tuple of numpy arrays, batch axis first:
+    deterministic state ``(n, D)``, stochastic state ``(n, Z)`` and the action before ``(n, A)``. Nothing is kept inside.
+
+    :param observation_space: observations
+    :param action_space: actions
+    """
+
+    world_model: WorldModel
+    optimizer: th.optim.Optimizer
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        super().__init__(observation_space, action_space)
+        self.observation_codec = ObservationCodec(observation_space)
+        self.action_codec = ActionCodec(action_space)
+
+    @abstractmethod
+    def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:
+        """
+        :param state: ``(n, ...)``
+        :param deterministic: the mode, no sample
+        :param evaluation: for :meth:`predict`, not for collecting data
+        :return: actions in the model's space, ``(n, A)``
+        """
+
+    def acting_model(self, evaluation: bool) -> WorldModel:
+        """
+        :param evaluation: for :meth:`predict`, not for collecting data
+        :return: the world model that filters observations
+        """
+        return self.world_model
+
+    def initial_state(self, n: int) -> tuple[np.ndarray, ...]:
+        """
+        :param n: number of environments
+        :return: the state before any observation
+        """
+        sizes = (self.world_model.deter_size, self.world_model.stoch_size, self.action_codec.size)
+        return tuple(np.zeros((n, size), dtype=np.float32) for size in sizes)
+
+    def update_statistics(self, obs: dict[str, np.ndarray]) -> None:
+        """
+        :param obs: new observations ``(n, ...)`` a key
+        """
+        self.world_model.update_statistics(self.observation_codec.to_tensors(obs, self.device))
+
+    def filter(
+        self,
+        obs: dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...],
+        episode_start: np.ndarray,
+        deterministic: bool,
+        evaluation: bool,
+    ) -> LatentState:
+        """
+        :param obs: observations ``(n, ...)`` a key
+        :param state: the state before
+        :param episode_start: where that is to be forgotten, ``(n,)``
+        :param deterministic: the mode of the posterior, no sample
+        :param evaluation: for :meth:`predict`, not for collecting data
+        :return: the latent state at the observations
+        """
+        deter, stoch, action = (th.as_tensor(part, device=self.device) for part in state)
+        return self.acting_model(evaluation).observe_step(
+            self.observation_codec.to_tensors(obs, self.device),
+            action,
+            th.as_tensor(episode_start, device=self.device),
+            LatentState(deter, stoch),
+            deterministic=deterministic,
+        )
+
+    @th.no_grad()
+    def step(
+        self,
+        obs: dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...],
+        episode_start: np.ndarray,
+        deterministic: bool = False,
+        evaluation: bool = False,
+        actions: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, ...]:
+        """
+        Filter observations and choose actions.
+
+        :param obs: observations ``(n, ...)`` a key
+        :param state: the state before
+        :param episode_start: where that is to be forgotten, ``(n,)``
+        :param deterministic: modes instead of samples
+        :param evaluation: for :meth:`predict`, not for collecting data
+        :param actions: take these (in the model's space) instead of the policy's, ``(n, A)``
+        :return: the new state, whose last part is the raw action chosen
+        """
+        latent = self.filter(obs, state, episode_start, deterministic, evaluation)
+        if actions is None:
+            actions = self.choose_action(latent, deterministic, evaluation).cpu().numpy()
+        return latent.deter.cpu().numpy(), latent.stoch.cpu().numpy(), actions
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        See :meth:`ModelBasedAlgorithm.predict`.
+
+        :param observation: one observation or a batch
+        :param state: the state of the call before, None at the start
+        :param episode_start: where it is to be forgotten, ``(n,)``
+        :param deterministic: modes instead of samples
+        :return: actions in the action space, and the new state
+        """
+        self.set_training_mode(False)
+        vectorized = is_vectorized_observation(observation, self.observation_space)
+        obs = self.observation_codec.to_arrays(observation)
+        n = len(next(iter(obs.values())))
+        if state is None:
+            state = self.initial_state(n)
+        if episode_start is None:
+            episode_start = np.zeros(n, dtype=bool)
+        state = self.step(obs, state, np.asarray(episode_start).reshape(n), deterministic, evaluation=True)
+        actions = self.action_codec.to_env(state[-1])
+        return (actions if vectorized else actions[0]), state
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        """
+        SB3's stateless prediction: the first step of an episode.
+
+        :param observation: a batch of observations
+        :param deterministic: modes instead of samples
+        :return: actions in the action space
+        """
+        array = observation.cpu().numpy() if isinstance(observation, th.Tensor) else observation
+        return th.as_tensor(self.predict(array, deterministic=deterministic)[0], device=self.device)

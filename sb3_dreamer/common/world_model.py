@@ -1,0 +1,127 @@
+"""The one interface of world models."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch as th
+import torch.nn as nn
+
+from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
+
+Policy = Callable[[th.Tensor], th.Tensor]
+"""Features ``(N, F)`` to actions in the model's space ``(N, A)``."""
+
+
+class WorldModel(nn.Module, ABC):
+    """
+    A model of an environment in a latent space. Observations come as a dictionary of preprocessed tensors
+    (:class:`~sb3_dreamer.common.preprocessing.ObservationCodec`), actions in ``[-1, 1]`` or one-hot.
+    """
+
+    deter_size: int
+    stoch_size: int
+    gamma: float
+    """Discount factor, part of :meth:`predict_discount`."""
+    loss_scales: dict[str, float]
+    """Weight of every loss that :meth:`loss` returns."""
+
+    @property
+    def feat_size(self) -> int:
+        """F, the number of features of a state."""
+        return self.deter_size + self.stoch_size
+
+    def initial_state(self, batch_size: int) -> LatentState:
+        """
+        :param batch_size: B
+        :return: the state before any observation: zeros
+        """
+        like = next(self.parameters())
+        return LatentState(
+            th.zeros(batch_size, self.deter_size, device=like.device),
+            th.zeros(batch_size, self.stoch_size, device=like.device),
+        )
+
+    @abstractmethod
+    def observe_step(
+        self,
+        obs: dict[str, th.Tensor],
+        prev_action: th.Tensor,
+        is_first: th.Tensor,
+        state: LatentState,
+        deterministic: bool = False,
+    ) -> LatentState:
+        """
+        One step of filtering, for acting.
+
+        :param obs: ``(B, ...)`` a key
+        :param prev_action: ``(B, A)``
+        :param is_first: where the state and the action before are to be forgotten, ``(B,)``
+        :param state: the state before
+        :param deterministic: the mode of the posterior, no sample
+        :return: the posterior state
+        """
+
+    @abstractmethod
+    def observe(self, batch: SequenceBatch) -> LatentState:
+        """
+        Filter a batch of sequences.
+
+        :param batch: B sequences of T rows
+        :return: posterior states ``(B, T, ...)``
+        """
+
+    @abstractmethod
+    def imagine(
+        self,
+        policy_or_actions: Policy | th.Tensor,
+        state: LatentState,
+        horizon: int,
+        deterministic: bool = False,
+    ) -> ImaginedRollout:
+        """
+        Dream ahead without observations.
+
+        :param policy_or_actions: chooses the actions, or the actions themselves ``(N, H, A)``
+        :param state: where to start, ``(N, ...)``
+        :param horizon: H
+        :param deterministic: modes of the prior, no samples
+        :return: ``H + 1`` states and the ``H`` actions between them
+        """
+
+    @abstractmethod
+    def decode(self, state: LatentState) -> dict[str, th.Tensor]:
+        """
+        :param state: ``(..., D)``, ``(..., Z)``
+        :return: predicted observations in their own units ``(..., size)`` a key
+        """
+
+    @abstractmethod
+    def predict_reward(self, state: LatentState) -> th.Tensor:
+        """
+        :param state: ``(..., D)``, ``(..., Z)``
+        :return: the expected reward that arrives with the state ``(...)``
+        """
+
+    @abstractmethod
+    def predict_discount(self, state: LatentState) -> th.Tensor:
+        """
+        :param state: ``(..., D)``, ``(..., Z)``
+        :return: probability that the episode continues after the state, times the discount factor, ``(...)``
+        """
+
+    @abstractmethod
+    def loss(self, batch: SequenceBatch) -> tuple[LatentState, dict[str, th.Tensor], dict[str, th.Tensor]]:
+        """
+        :param batch: B sequences of T rows
+        :return: posterior states ``(B, T, ...)``, unweighted losses, each ``(B, T)``, with the keys of
+            :attr:`loss_scales`, and metrics (scalars)
+        """
+
+    def update_statistics(self, obs: dict[str, th.Tensor]) -> None:
+        """
+        Learn what the model needs to know of the observations' scale; called with every new observation.
+
+        :param obs: ``(n, ...)`` a key
+        """

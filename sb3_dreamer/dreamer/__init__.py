@@ -1,0 +1,5 @@
+from sb3_dreamer.dreamer.dreamer import Dreamer
+from sb3_dreamer.dreamer.policies import DreamerPolicy, MlpPolicy
+from sb3_dreamer.dreamer.presets import DREAMER_V3
+
+__all__ = ["DREAMER_V3", "Dreamer", "DreamerPolicy", "MlpPolicy"]

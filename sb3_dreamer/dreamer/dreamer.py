@@ -1,0 +1,379 @@
+"""Dreamer: learn a world model, and behave by what one dreams in it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_dreamer.common.distributions import ActionDistribution
+from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
+from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
+from sb3_dreamer.dreamer.imagination import ImaginedTrajectory, imagine_from_observations
+from sb3_dreamer.dreamer.losses import (
+    critic_loss,
+    dynamics_actor_loss,
+    imagined_returns,
+    reinforce_actor_loss,
+    replay_returns,
+)
+from sb3_dreamer.dreamer.policies import DreamerPolicy, MlpPolicy
+from sb3_dreamer.world_models import WorldModel
+
+SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
+
+
+class Dreamer(ModelBasedAlgorithm):
+    """
+    Dreamer learns a recurrent world model from replayed sequences, and an actor and a critic from trajectories that the
+    model imagines. Paper: https://www.nature.com/articles/s41586-025-08744-2 (DreamerV3).
+
+    ``Dreamer("MlpPolicy", env, **DREAMER_V3)`` is the published algorithm. The defaults are for small tasks and differ
+    from it, as measured on toy tasks: small networks, Gaussian latents, actor gradients through the dynamics for continuous
+    actions, fewer imagination starts, larger learning rates, observations normalised by running statistics, heavier
+    reconstruction and reward losses, a penalty on the pre-tanh mean of the actions, and an average of the weights for
+    :meth:`predict`.
+
+    :param policy: ``"MlpPolicy"`` or a policy class
+    :param env: the environment, or its id
+    :param learning_rate: of the world model, and of actor and critic unless they have their own; a number or a function
+        of the remaining progress (from 1 to 0)
+    :param buffer_size: rows of the replay over all environments (an episode of n steps takes n + 1 rows)
+    :param learning_starts: environment steps before the first update; None for 200, or more where many environments
+        need more to fill one window each
+    :param batch_size: windows a batch
+    :param batch_length: rows a window
+    :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
+    :param gamma: discount factor
+    :param return_lambda: λ of the λ-returns
+    :param imagination_horizon: H, steps imagined
+    :param imagination_starts: replayed states from which a batch imagines, drawn at random; None for all of them
+    :param actor_gradient: ``"reinforce"``, ``"dynamics"`` (back-propagation through the imagined dynamics, reparametrised
+        or straight-through actions), or ``"auto"``: dynamics for continuous actions, reinforce for discrete ones
+    :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 1e-3 (continuous)
+        or 3e-2 (discrete)
+    :param action_mean_penalty: weight of the mean square of the pre-tanh action means (of the centred logits for discrete
+        actions): keeps the policy from saturating
+    :param actor_learning_rate: None for ``learning_rate``
+    :param critic_learning_rate: None for ``learning_rate``
+    :param warmup_updates: updates over which the learning rates rise from 0
+    :param max_grad_norm: largest norm of the gradient of world model, actor and critic each; None for no limit
+    :param slow_critic_scale: weight of the critic's pull towards its slow copy
+    :param slow_critic_rate: share of the critic that goes into the slow copy at each update
+    :param replay_value_scale: weight of the critic's loss on replayed sequences (its gradient reaches the world model)
+    :param evaluation_rate: :meth:`predict` acts with a Polyak average of world model and actor that takes this share of the
+        networks in training at each update (8 / updates if that is more); None to act with these themselves
+    :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
+    :param online_replay: train on every new window once before drawing at random
+    :param policy_kwargs: ``size``, ``latent``, ``world_model_kwargs``, ``optimizer_class`` ...: see
+        :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`
+    :param stats_window_size: episodes over which rollout statistics are averaged
+    :param tensorboard_log: folder for TensorBoard
+    :param verbose: 0 silent, 1 info, 2 debug
+    :param seed: seed of everything random
+    :param device: torch device
+    :param _init_setup_model: whether to build the networks now
+    """
+
+    policy: DreamerPolicy
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
+
+    def __init__(
+        self,
+        policy: str | type[DreamerPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        buffer_size: int = 1_000_000,
+        learning_starts: int | None = None,
+        batch_size: int = 16,
+        batch_length: int = 16,
+        train_ratio: float = 256,
+        gamma: float = 0.99,
+        return_lambda: float = 0.95,
+        imagination_horizon: int = 10,
+        imagination_starts: int | None = 64,
+        actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
+        ent_coef: float | Literal["auto"] = "auto",
+        action_mean_penalty: float = 1e-2,
+        actor_learning_rate: float | Schedule | None = None,
+        critic_learning_rate: float | Schedule | None = None,
+        warmup_updates: int = 0,
+        max_grad_norm: float | None = 100.0,
+        slow_critic_scale: float = 0.1,
+        slow_critic_rate: float = 0.02,
+        replay_value_scale: float = 0.0,
+        evaluation_rate: float | None = 0.005,
+        random_warmup: bool = True,
+        online_replay: bool = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self.return_lambda = return_lambda
+        self.imagination_horizon = imagination_horizon
+        self.imagination_starts = imagination_starts
+        self.actor_gradient = actor_gradient
+        self.ent_coef = ent_coef
+        self.action_mean_penalty = action_mean_penalty
+        self.actor_learning_rate = actor_learning_rate
+        self.critic_learning_rate = critic_learning_rate
+        self.warmup_updates = warmup_updates
+        self.max_grad_norm = max_grad_norm
+        self.slow_critic_scale = slow_critic_scale
+        self.slow_critic_rate = slow_critic_rate
+        self.replay_value_scale = replay_value_scale
+        self.evaluation_rate = evaluation_rate
+        super().__init__(
+            policy=policy,
+            env=env,
+            learning_rate=learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            batch_length=batch_length,
+            train_ratio=train_ratio,
+            gamma=gamma,
+            random_warmup=random_warmup,
+            online_replay=online_replay,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.actor_gradient not in ("auto", "reinforce", "dynamics"):
+            raise ValueError(f"actor_gradient must be 'auto', 'reinforce' or 'dynamics', got {self.actor_gradient!r}.")
+        if self.ent_coef != "auto" and not (isinstance(self.ent_coef, float | int) and self.ent_coef >= 0):
+            raise ValueError(f"ent_coef must be 'auto' or a number of at least 0, got {self.ent_coef!r}.")
+        if self.imagination_horizon < 1:
+            raise ValueError(f"imagination_horizon must be at least 1, got {self.imagination_horizon}.")
+        if self.imagination_starts is not None and self.imagination_starts < 1:
+            raise ValueError(f"imagination_starts must be at least 1, or None for all, got {self.imagination_starts}.")
+        for name in ("return_lambda", "slow_critic_rate", "evaluation_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+        for name in ("action_mean_penalty", "slow_critic_scale", "replay_value_scale", "warmup_updates"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._create_aliases()
+        self._schedules = {
+            name: self.lr_schedule if rate is None else FloatSchedule(rate)
+            for name, rate in (
+                ("world_model", None),
+                ("actor", self.actor_learning_rate),
+                ("critic", self.critic_learning_rate),
+            )
+        }
+        discrete = self.action_codec.discrete
+        self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
+        self._ent_coef = (3e-2 if discrete else 1e-3) if self.ent_coef == "auto" else float(self.ent_coef)
+
+    def _create_aliases(self) -> None:
+        self.world_model: WorldModel = self.policy.world_model
+        self.actor = self.policy.actor
+        self.critic = self.policy.critic
+
+    # ---- learning
+
+    def train(self, gradient_steps: int) -> None:
+        """
+        Dreamer's updates: world model on a replayed batch, imagination from its states, actor and critic on that.
+
+        :param gradient_steps: number of updates
+        """
+        assert self.replay_buffer is not None
+        policy = self.policy
+        policy.set_training_mode(True)
+        for _ in range(gradient_steps):
+            self._update_learning_rates()
+            batch, index = self.replay_buffer.sample(self.batch_size, self.batch_length)
+            policy.optimizer.zero_grad(set_to_none=True)
+
+            # World model: filter the batch, predict observations, rewards and continue flags
+            posterior, losses, metrics = self.world_model.loss(batch)
+            scales = self.world_model.loss_scales
+            model_loss = th.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+            metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
+
+            # Behaviour: imagine from the states found, raise the returns, and learn to predict them
+            starts, chosen = self._imagination_starts(posterior)
+            actor_loss, value_loss, first_returns = self._behaviour_losses(starts, metrics)
+            if self.replay_value_scale > 0:
+                replay_loss = self._replay_value_loss(batch, posterior, first_returns if chosen is None else None)
+                value_loss = value_loss + self.replay_value_scale * replay_loss
+                metrics["replay_value_loss"] = replay_loss
+
+            # One optimizer step. The actor's loss may reach back through the model: only the actor is to follow it
+            actor_loss.backward(inputs=list(self.actor.parameters()))
+            (model_loss + value_loss).backward()
+            self._clip_gradients(metrics)
+            policy.optimizer.step()
+
+            # What follows the networks: slow critic, their average, and the latents in the replay
+            policy.update_slow_critic(self.slow_critic_rate)
+            if self.evaluation_rate is not None:
+                policy.update_average(self.evaluation_rate)
+            self.replay_buffer.write_latents(index, posterior)
+            self._n_updates += 1
+            self._record_metrics(metrics)
+
+    def _imagination_starts(self, posterior: LatentState) -> tuple[LatentState, th.Tensor | None]:
+        """:return: detached states ``(N, ...)`` and which of the ``B * T`` they are, None for all"""
+        flat = posterior.detach().map(lambda x: x.flatten(0, 1))
+        total = len(flat.deter)
+        if self.imagination_starts is None or self.imagination_starts >= total:
+            return flat, None
+        chosen = th.randperm(total, device=flat.deter.device)[: self.imagination_starts]
+        return flat.map(lambda x: x[chosen]), chosen
+
+    def _imagine(self, starts: LatentState) -> tuple[ImaginedRollout, list[ActionDistribution]]:
+        """Follow the actor through the model; gradients flow only where the actor's loss needs them."""
+        horizon = self.imagination_horizon
+        noise = iter(self.actor.noise((len(starts.deter), horizon), starts.deter).unbind(1))
+        policies: list[ActionDistribution] = []
+
+        def act(feat: th.Tensor) -> th.Tensor:
+            policies.append(self.actor(feat.detach()))
+            return policies[-1].sample(next(noise))
+
+        with th.set_grad_enabled(self._through_dynamics):
+            return self.world_model.imagine(act, starts, horizon), policies
+
+    def _behaviour_losses(
+        self, starts: LatentState, metrics: dict[str, th.Tensor]
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        :param starts: where to imagine from, ``(N, ...)``
+        :param metrics: to be completed
+        :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
+        """
+        rollout, policies = self._imagine(starts)
+        with th.set_grad_enabled(self._through_dynamics):
+            feat = rollout.states.feat  # (N, H + 1, F)
+            reward = self.world_model.predict_reward(rollout.states)
+            discount = self.world_model.predict_discount(rollout.states)
+            value = self.critic(feat).mean
+            returns, weights = imagined_returns(reward, discount, value, self.return_lambda)
+        feat = feat[:, :-1].detach()
+        scale = self.policy.update_return_range(returns)
+
+        if self._through_dynamics:
+            entropy = th.stack([policy.entropy for policy in policies], dim=1)
+            saturation = th.stack([policy.saturation for policy in policies], dim=1)
+            actor_loss = dynamics_actor_loss(entropy, returns, weights, scale, self._ent_coef).mean()
+        else:
+            policy = self.actor(feat)
+            entropy, saturation = policy.entropy, policy.saturation
+            actor_loss = reinforce_actor_loss(
+                policy, rollout.actions, returns, value[:, :-1], weights, scale, self._ent_coef
+            ).mean()
+        if self.action_mean_penalty > 0:
+            actor_loss = actor_loss + self.action_mean_penalty * saturation.mean()
+
+        returns = returns.detach()
+        with th.no_grad():
+            slow_value = self.policy.slow_critic(feat).mean
+        value_loss = critic_loss(self.critic(feat), returns, slow_value, weights, self.slow_critic_scale).mean()
+        metrics.update(
+            actor_loss=actor_loss,
+            critic_loss=value_loss,
+            actor_entropy=entropy.mean(),
+            actor_saturation=saturation.mean(),
+            imagined_return=returns.mean(),
+            imagined_reward=reward.mean(),
+            return_scale=scale,
+            value=value.mean(),
+        )
+        return actor_loss, value_loss, returns[:, 0]
+
+    def _replay_value_loss(
+        self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None
+    ) -> th.Tensor:
+        """
+        The critic's loss on the replayed sequences. Features are NOT detached: the model learns to keep what values need.
+
+        :param batch: the replayed batch
+        :param posterior: its states, ``(B, T, ...)``
+        :param imagined: imagined returns of all of them ``(B * T,)``; None where only some were imagined from,
+            then the critic's own value is what returns bootstrap with
+        :return: scalar
+        """
+        feat = posterior.feat
+        value = self.critic(feat)
+        with th.no_grad():
+            bootstrap = value.mean if imagined is None else imagined.view(batch.reward.shape)
+            returns, weights = replay_returns(
+                batch.reward, batch.is_last, batch.is_terminal, bootstrap, self.gamma, self.return_lambda
+            )
+            slow_value = self.policy.slow_critic(feat[:, :-1]).mean
+        head = self.critic(feat[:, :-1])
+        return critic_loss(head, returns, slow_value, weights, self.slow_critic_scale).mean()
+
+    def _update_learning_rates(self) -> None:
+        warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
+        for group in self.policy.optimizer.param_groups:
+            group["lr"] = warmup * self._schedules[group["name"]](self._current_progress_remaining)
+        self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
+
+    def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> None:
+        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        for name, module in self.policy.trained_modules().items():
+            metrics[f"{name}_grad_norm"] = th.nn.utils.clip_grad_norm_(module.parameters(), limit)
+
+    def learn(
+        self: SelfDreamer,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 4,
+        tb_log_name: str = "Dreamer",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfDreamer:
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    # ---- looking inside
+
+    def imagine(
+        self,
+        obs: np.ndarray | dict[str, np.ndarray],
+        horizon: int,
+        actions: np.ndarray | None = None,
+        state: tuple[np.ndarray, ...] | None = None,
+        deterministic: bool = True,
+    ) -> ImaginedTrajectory:
+        """
+        What the model expects to happen after an observation.
+
+        :param obs: one observation, or a batch of n
+        :param horizon: steps to imagine
+        :param actions: actions of the action space to imagine with, ``(horizon, ...)`` for one observation or
+            ``(n, horizon, ...)`` for a batch; None to follow the policy
+        :param state: the state that :meth:`predict` returned for the observation before, None at an episode's start
+        :param deterministic: modes instead of samples
+        :return: observations, rewards, continue probabilities and actions
+        """
+        return imagine_from_observations(self.policy, obs, horizon, actions, state, deterministic)
+
+    # ---- saving
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "world_model", "actor", "critic", "_schedules"]
+
+

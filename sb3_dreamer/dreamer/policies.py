@@ -1,0 +1,254 @@
+"""Dreamer's networks as one SB3 policy: world model, actor, critic, and their slow copies."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch as th
+import torch.nn as nn
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_dreamer.common.distributions import ActionDistribution, BoundedNormal, OneHotCategorical, TwoHot
+from sb3_dreamer.common.math import percentile_range, symexp_bins
+from sb3_dreamer.common.networks import MLP, Linear, Norm
+from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
+from sb3_dreamer.common.types import LatentState
+from sb3_dreamer.dreamer.presets import SMALL_WORLD_MODEL
+from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
+from sb3_dreamer.world_models.sizes import get_size
+
+
+class Actor(nn.Module):
+    """
+    The policy network: features to a distribution over actions.
+
+    :param feat_size: F
+    :param action_size: A
+    :param discrete: one-hot actions instead of numbers
+    :param units: width
+    :param layers: hidden layers
+    :param norm: kind of normalisation
+    :param min_std: smallest standard deviation (continuous)
+    :param max_std: largest one
+    :param unimix: share of the uniform distribution (discrete)
+    """
+
+    def __init__(
+        self,
+        feat_size: int,
+        action_size: int,
+        discrete: bool,
+        units: int,
+        layers: int,
+        norm: Norm,
+        min_std: float = 0.1,
+        max_std: float = 1.0,
+        unimix: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.action_size, self.discrete = action_size, discrete
+        self.min_std, self.max_std, self.unimix = min_std, max_std, unimix
+        self.trunk = MLP(feat_size, units, layers, norm=norm)
+        self.mean = Linear(units, action_size, scale=0.01)  # or the logits
+        self.std = None if discrete else Linear(units, action_size, scale=0.01)
+
+    def forward(self, feat: th.Tensor) -> ActionDistribution:
+        hidden = self.trunk(feat)
+        if self.std is None:
+            return OneHotCategorical(self.mean(hidden), self.unimix)
+        std = self.min_std + (self.max_std - self.min_std) * th.sigmoid(self.std(hidden) + 2.0)
+        return BoundedNormal(self.mean(hidden), std)
+
+    def noise(self, shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
+        """:return: what :meth:`ActionDistribution.sample` needs for a batch of shape ``shape``, ``(*shape, A)``"""
+        noise = th.empty(*shape, self.action_size, device=like.device)
+        return noise.exponential_() if self.discrete else noise.normal_()
+
+
+class Critic(nn.Module):
+    """
+    The value network: features to a symexp two-hot distribution, exactly 0 at first.
+
+    :param feat_size: F
+    :param units: width
+    :param layers: hidden layers
+    :param bins: number of bins
+    :param norm: kind of normalisation
+    """
+
+    def __init__(self, feat_size: int, units: int, layers: int, bins: int, norm: Norm) -> None:
+        super().__init__()
+        self.net = MLP(feat_size, units, layers, bins, norm, out_scale=0.0)
+        self.register_buffer("bins", symexp_bins(bins), persistent=False)
+        self.bins: th.Tensor
+
+    def forward(self, feat: th.Tensor) -> TwoHot:
+        return TwoHot(self.net(feat), self.bins)
+
+
+class DreamerPolicy(RecurrentModelPolicy):
+    """
+    World model, actor and critic; the slow critic, the range of the returns, and a Polyak average of world model and
+    actor, which :meth:`predict` uses: it is steadier than the networks in training. All of it is saved with the policy.
+
+    :param observation_space: observations
+    :param action_space: actions
+    :param lr_schedule: learning rate by remaining progress
+    :param gamma: discount factor
+    :param size: widths and depths: a name of :data:`~sb3_dreamer.world_models.SIZES` or a ModelSize
+    :param latent: ``"categorical"`` or ``"gaussian"``
+    :param world_model_class: the world model
+    :param world_model_kwargs: its arguments, over :data:`~sb3_dreamer.dreamer.presets.SMALL_WORLD_MODEL`
+    :param actor_kwargs: ``min_std``, ``max_std`` (continuous actions), ``unimix`` (discrete ones)
+    :param optimizer_class: optimizer of all networks
+    :param optimizer_kwargs: its arguments, but the learning rate
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        gamma: float = 0.99,
+        size: str | ModelSize = "toy",
+        latent: Literal["categorical", "gaussian"] = "gaussian",
+        world_model_class: type[WorldModel] = RSSM,
+        world_model_kwargs: dict[str, Any] | None = None,
+        actor_kwargs: dict[str, Any] | None = None,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self._constructor = dict(
+            lr_schedule=lr_schedule,
+            gamma=gamma,
+            size=size,
+            latent=latent,
+            world_model_class=world_model_class,
+            world_model_kwargs=world_model_kwargs,
+            actor_kwargs=actor_kwargs,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        sizes = get_size(size)
+        model_kwargs = {**SMALL_WORLD_MODEL, **(world_model_kwargs or {})}
+        norm: Norm = model_kwargs["norm"]
+        self.world_model = world_model_class(  # type: ignore[call-arg]
+            keys=self.observation_codec.keys,
+            action_size=self.action_codec.size,
+            size=sizes,
+            latent=latent,
+            gamma=gamma,
+            **model_kwargs,
+        )
+        feat_size = self.world_model.feat_size
+        self.actor = Actor(
+            feat_size,
+            self.action_codec.size,
+            self.action_codec.discrete,
+            sizes.units,
+            sizes.layers,
+            norm,
+            **(actor_kwargs or {}),
+        )
+        self.critic = Critic(feat_size, sizes.units, sizes.layers, sizes.bins, norm)
+        self.slow_critic = _frozen_copy(self.critic)
+        self.average_world_model = _frozen_copy(self.world_model)
+        self.average_actor = _frozen_copy(self.actor)
+        self.register_buffer("return_low", th.zeros(()))
+        self.register_buffer("return_high", th.zeros(()))
+        self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64))
+        self.return_low: th.Tensor
+        self.return_high: th.Tensor
+        self.averaged_updates: th.Tensor
+        self.optimizer = optimizer_class(
+            [
+                dict(params=list(module.parameters()), name=name, lr=lr_schedule(1))
+                for name, module in self.trained_modules().items()
+            ],
+            **(optimizer_kwargs or {}),
+        )
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """:return: the networks that the optimizer changes, by the name of their parameter group"""
+        return {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return dict(observation_space=self.observation_space, action_space=self.action_space, **self._constructor)
+
+    # ---- acting
+
+    @property
+    def _averaged(self) -> bool:
+        return bool(self.averaged_updates > 0)
+
+    def acting_model(self, evaluation: bool) -> WorldModel:
+        return self.average_world_model if evaluation and self._averaged else self.world_model
+
+    def acting_actor(self, evaluation: bool) -> Actor:
+        """
+        :param evaluation: for :meth:`predict`, not for collecting data
+        :return: the actor that chooses actions
+        """
+        return self.average_actor if evaluation and self._averaged else self.actor
+
+    def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:
+        actor = self.acting_actor(evaluation)
+        policy = actor(state.feat)
+        return policy.mode if deterministic else policy.sample(actor.noise(tuple(state.deter.shape[:-1]), state.deter))
+
+    # ---- what changes beside the gradients
+
+    @th.no_grad()
+    def update_return_range(self, returns: th.Tensor, rate: float = 0.01, limit: float = 1.0) -> th.Tensor:
+        """
+        Track the 5th and 95th percentile of the returns, ``p <- (1 - rate) p + rate p_now`` from 0 (DreamerV3, eq. 7).
+
+        :param returns: imagined returns, any shape
+        :param rate: of the running averages
+        :param limit: smallest scale, so that small returns are not blown up
+        :return: what to divide advantages by, scalar
+        """
+        low, high = percentile_range(returns)
+        self.return_low.lerp_(low, rate)
+        self.return_high.lerp_(high, rate)
+        return (self.return_high - self.return_low).clamp_min(limit)
+
+    @th.no_grad()
+    def update_slow_critic(self, rate: float) -> None:
+        """
+        :param rate: share of the online critic
+        """
+        _lerp_(self.slow_critic, self.critic, rate)
+
+    @th.no_grad()
+    def update_average(self, rate: float) -> None:
+        """
+        Move the average of world model and actor towards the networks in training. The rate is at least 8 over the
+        number of updates, so that the average keeps up at first.
+
+        :param rate: share of the networks in training
+        """
+        self.averaged_updates += 1
+        rate = min(1.0, max(rate, 8.0 / int(self.averaged_updates)))
+        _lerp_(self.average_world_model, self.world_model, rate)
+        _lerp_(self.average_actor, self.actor, rate)
+        _copy_buffers(self.world_model, self.average_world_model)
+
+
+def _frozen_copy(module: Any) -> Any:
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def _lerp_(target: nn.Module, source: nn.Module, rate: float) -> None:
+    th._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+
+
+def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
+    for ours, theirs in zip(source.buffers(), target.buffers(), strict=True):
+        theirs.copy_(ours)
+
+
+MlpPolicy = DreamerPolicy

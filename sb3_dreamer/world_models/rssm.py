@@ -1,0 +1,224 @@
+"""The recurrent state-space model (RSSM) of Dreamer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch as th
+import torch.nn.functional as F
+
+from sb3_dreamer.common.distributions import SoftBernoulli, TwoHot
+from sb3_dreamer.common.latents import CategoricalLatents, GaussianLatents, LatentFamily
+from sb3_dreamer.common.math import symexp_bins
+from sb3_dreamer.common.networks import MLP, BlockGRU, Norm
+from sb3_dreamer.common.preprocessing import ObservationKey
+from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
+from sb3_dreamer.common.world_model import Policy, WorldModel
+from sb3_dreamer.world_models.observations import ObservationModel, Scaling
+from sb3_dreamer.world_models.sizes import ModelSize, get_size
+
+
+class RSSM(WorldModel):
+    """
+    A deterministic recurrent state h and a stochastic state z: ``h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})``, prior
+    ``p(z_t | h_t)``, posterior ``q(z_t | h_t, o_t)``; observation, reward and continue flag are predicted from (h, z).
+
+    ``L = β_obs L_obs + β_rew L_rew + L_con + β_dyn max(free, KL[sg(q) ‖ p]) + β_rep max(free, KL[q ‖ sg(p)])``,
+    every KL summed over the latents before the free nats are taken (DreamerV3, https://arxiv.org/abs/2301.04104).
+    Default arguments are the published choices.
+
+    :param keys: the observation's parts
+    :param action_size: A
+    :param size: widths and depths, by name or as a ModelSize
+    :param latent: ``"categorical"`` (DreamerV3) or ``"gaussian"`` (PlaNet)
+    :param gamma: discount factor; it is learnt inside the continue head, whose target is ``γ (1 - is_terminal)``
+    :param normalize_obs: ``"symlog"``, ``"running"`` (mean and standard deviation of all observations) or ``"none"``
+    :param norm: ``"rms"`` or ``"layer"``
+    :param update_bias: bias of the GRU's update gate; lower remembers longer
+    :param unimix: share of the uniform distribution in categorical latents
+    :param min_std: smallest standard deviation of Gaussian latents
+    :param free_nats: KL below which nothing is to gain
+    :param reconstruction_scale: β_obs, weight of every observation key
+    :param reward_scale: β_rew
+    :param kl_dynamics_scale: β_dyn
+    :param kl_representation_scale: β_rep
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[ObservationKey],
+        action_size: int,
+        size: str | ModelSize = "1m",
+        latent: Literal["categorical", "gaussian"] = "categorical",
+        gamma: float = 1 - 1 / 333,
+        normalize_obs: Scaling = "symlog",
+        norm: Norm = "rms",
+        update_bias: float = -1.0,
+        unimix: float = 0.01,
+        min_std: float = 0.1,
+        free_nats: float = 1.0,
+        reconstruction_scale: float = 1.0,
+        reward_scale: float = 1.0,
+        kl_dynamics_scale: float = 1.0,
+        kl_representation_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        size = get_size(size)
+        self.latents: LatentFamily
+        if latent == "categorical":
+            self.latents = CategoricalLatents(size.groups, size.classes, unimix)
+        elif latent == "gaussian":
+            self.latents = GaussianLatents(size.groups, min_std)
+        else:
+            raise ValueError(f"latent must be 'categorical' or 'gaussian', got {latent!r}.")
+        self.gamma, self.free_nats = gamma, free_nats
+        self.deter_size, self.stoch_size, self.action_size = size.deter, self.latents.size, action_size
+
+        self.observation_model = ObservationModel(keys, self.feat_size, size.units, size.layers, norm, normalize_obs)
+        self.core = BlockGRU(size.deter, self.stoch_size, action_size, size.hidden, size.blocks, norm, update_bias)
+        self.prior_net = MLP(size.deter, size.hidden, 2, self.latents.param_size, norm)
+        self.posterior_net = MLP(
+            size.deter + self.observation_model.embed_size, size.hidden, 1, self.latents.param_size, norm
+        )
+        self.reward_head = MLP(self.feat_size, size.units, size.head_layers, size.bins, norm, out_scale=0.0)
+        self.continue_head = MLP(self.feat_size, size.units, size.head_layers, 1, norm)
+        self.register_buffer("bins", symexp_bins(size.bins), persistent=False)
+        self.bins: th.Tensor
+
+        self.loss_scales = {f"reconstruction/{key.name}": reconstruction_scale for key in self.observation_model.keys}
+        self.loss_scales.update(
+            reward=reward_scale,
+            **{"continue": 1.0},
+            kl_dynamics=kl_dynamics_scale,
+            kl_representation=kl_representation_scale,
+        )
+
+    def update_statistics(self, obs: dict[str, th.Tensor]) -> None:
+        self.observation_model.update_statistics(obs)
+
+    # ---- filtering
+
+    def _posterior_params(self, deter: th.Tensor, embed_term: th.Tensor) -> th.Tensor:
+        """
+        The posterior network with its first layer split, as the observation's share is known for all steps at once.
+
+        :param deter: ``(B, D)``
+        :param embed_term: from :meth:`_embed_term`, ``(B, H)``
+        """
+        net = self.posterior_net
+        hidden = th.addmm(embed_term, deter, net.linears[0].weight[:, : self.deter_size].T)
+        assert net.out is not None
+        return net.out(F.silu(net.norms[0](hidden)))
+
+    def _embed_term(self, obs: dict[str, th.Tensor]) -> th.Tensor:
+        first = self.posterior_net.linears[0]
+        return F.linear(self.observation_model.encode(obs), first.weight[:, self.deter_size :], first.bias)
+
+    def observe_step(
+        self,
+        obs: dict[str, th.Tensor],
+        prev_action: th.Tensor,
+        is_first: th.Tensor,
+        state: LatentState,
+        deterministic: bool = False,
+    ) -> LatentState:
+        keep = (1.0 - is_first.float()).unsqueeze(-1)
+        weights = self.core.unroll_weights()
+        action_term = self.core.action_term(prev_action * keep, weights)
+        deter = self.core.step(state.deter * keep, state.stoch * keep, action_term, weights)
+        params = self._posterior_params(deter, self._embed_term(self.observation_model.scale(obs)))
+        if deterministic:
+            return LatentState(deter, self.latents.mode(params))
+        return LatentState(deter, self.latents.sample(params, self.latents.noise((len(deter),), deter)))
+
+    def _filter(self, batch: SequenceBatch, scaled: dict[str, th.Tensor]) -> tuple[LatentState, th.Tensor]:
+        """:return: posterior states ``(B, T, ...)`` and the posterior's parameters ``(B, T, P)``"""
+        keep = (1.0 - batch.is_first).unsqueeze(-1)  # (B, T, 1)
+        weights = self.core.unroll_weights()
+        action_terms = self.core.action_term(batch.prev_action * keep, weights).unbind(1)
+        embed_terms = self._embed_term(scaled).unbind(1)
+        noise = self.latents.noise(tuple(batch.is_first.shape), keep).unbind(1)
+        deter, stoch = batch.initial.deter, batch.initial.stoch
+        states, params = [], []
+        for t, keep_t in enumerate(keep.unbind(1)):
+            deter = self.core.step(deter * keep_t, stoch * keep_t, action_terms[t], weights)
+            params_t = self._posterior_params(deter, embed_terms[t])
+            stoch = self.latents.sample(params_t, noise[t])
+            states.append(LatentState(deter, stoch))
+            params.append(params_t)
+        return LatentState.stack(states, dim=1), th.stack(params, dim=1)
+
+    def observe(self, batch: SequenceBatch) -> LatentState:
+        return self._filter(batch, self.observation_model.scale(batch.obs))[0]
+
+    # ---- dreaming
+
+    def imagine(
+        self,
+        policy_or_actions: Policy | th.Tensor,
+        state: LatentState,
+        horizon: int,
+        deterministic: bool = False,
+    ) -> ImaginedRollout:
+        weights = self.core.unroll_weights()
+        noise = self.latents.noise((len(state.deter), horizon), state.deter).unbind(1)
+        given = None if callable(policy_or_actions) else policy_or_actions.unbind(1)
+        states, actions = [state], []
+        for t in range(horizon):
+            action = policy_or_actions(state.feat) if callable(policy_or_actions) else given[t]  # type: ignore[index]
+            deter = self.core.step(state.deter, state.stoch, self.core.action_term(action, weights), weights)
+            params = self.prior_net(deter)
+            stoch = self.latents.mode(params) if deterministic else self.latents.sample(params, noise[t])
+            state = LatentState(deter, stoch)
+            states.append(state)
+            actions.append(action)
+        return ImaginedRollout(LatentState.stack(states, dim=1), th.stack(actions, dim=1))
+
+    # ---- predictions
+
+    def decode(self, state: LatentState) -> dict[str, th.Tensor]:
+        return self.observation_model.decode(state.feat)
+
+    def reward_distribution(self, feat: th.Tensor) -> TwoHot:
+        """
+        :param feat: ``(..., F)``
+        :return: of the reward that arrives with the state
+        """
+        return TwoHot(self.reward_head(feat), self.bins)
+
+    def discount_distribution(self, feat: th.Tensor) -> SoftBernoulli:
+        """
+        :param feat: ``(..., F)``
+        :return: of "the episode goes on", discounted
+        """
+        return SoftBernoulli(self.continue_head(feat).squeeze(-1))
+
+    def predict_reward(self, state: LatentState) -> th.Tensor:
+        return self.reward_distribution(state.feat).mean
+
+    def predict_discount(self, state: LatentState) -> th.Tensor:
+        return self.discount_distribution(state.feat).mean
+
+    # ---- learning
+
+    def loss(self, batch: SequenceBatch) -> tuple[LatentState, dict[str, th.Tensor], dict[str, th.Tensor]]:
+        scaled = self.observation_model.scale(batch.obs)
+        states, posterior = self._filter(batch, scaled)
+        prior = self.prior_net(states.deter)  # after the loop: the filter does not need it
+        feat = states.feat
+        kl_dynamics, kl_representation = self.latents.kl(posterior, prior)
+        reconstruction = self.observation_model.loss(feat, scaled)
+        losses = {f"reconstruction/{name}": loss for name, loss in reconstruction.items()}
+        losses["reward"] = self.reward_distribution(feat).loss(batch.reward)
+        losses["continue"] = self.discount_distribution(feat).loss(self.gamma * (1.0 - batch.is_terminal))
+        losses["kl_dynamics"] = kl_dynamics.clamp_min(self.free_nats)
+        losses["kl_representation"] = kl_representation.clamp_min(self.free_nats)
+        assert losses.keys() == self.loss_scales.keys(), (losses.keys(), self.loss_scales.keys())
+        assert all(loss.shape == batch.reward.shape for loss in losses.values())
+        metrics = {
+            "kl": kl_dynamics.detach().mean(),
+            "posterior_entropy": self.latents.entropy(posterior.detach()).mean(),
+            "prior_entropy": self.latents.entropy(prior.detach()).mean(),
+        }
+        return states, losses, metrics
