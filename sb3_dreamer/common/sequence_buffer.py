@@ -193,6 +193,19 @@ class SequenceBuffer:
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return th.as_tensor(np.ascontiguousarray(array), device=self.device).float()
 
+    def rng_state(self) -> dict[str, Any]:
+        """:return: state of the sampling's random numbers and of the online queue, for :meth:`set_rng_state`"""
+        queue = (self._online_start.copy(), tuple(self._online_queue))
+        return {"generator": self._rng.bit_generator.state, "online": queue}
+
+    def set_rng_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: from :meth:`rng_state`; the next samples are drawn as if nothing had been since
+        """
+        self._rng.bit_generator.state = state["generator"]
+        self._online_start = state["online"][0].copy()
+        self._online_queue = deque(state["online"][1])
+
     def write_latents(self, index: RowIndex, states: LatentState) -> None:
         """
         Replace the stored latents of sampled rows by fresh ones; rows overwritten since are left alone.

@@ -1,0 +1,75 @@
+"""Small, fast tasks to develop and test world-model agents on. Importing this package registers their Gymnasium ids.
+
+============================================  =================  ===========  ==========================================
+id                                            observation        action       what it asks for
+============================================  =================  ===========  ==========================================
+``ContinuousPendulum-v0``                     ``Box (3,)``       ``Box (1,)`` swing up and balance
+``ContinuousCartPole-v0``                     ``Box (4,)``       ``Box (1,)`` balance
+``SequenceMemory-v0``                         ``Box (4,)``       2 choices    steer a running value to one half
+``ContinuousPendulumNoVelocity-v0``           ``Box (2,)``       ``Box (1,)`` swing up without seeing the velocity
+``DelayedRecall-v0``                          ``Box (k + 1,)``   k choices    name a cue seen n steps ago
+============================================  =================  ===========  ==========================================
+
+In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the
+id is known there too. ``gym.make_vec`` builds the batched versions, which reset an ended episode in the same step.
+"""
+
+import gymnasium as gym
+
+from envs.base import ToyEnv, ToyTask
+from envs.cartpole import ContinuousCartPoleEnv, ContinuousCartPoleVectorEnv
+from envs.checkpoint import get_env_state, set_env_state
+from envs.delayed_recall import DelayedRecallEnv, DelayedRecallVectorEnv
+from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv
+from envs.pendulum_no_velocity import ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv
+from envs.sequence_memory import SequenceMemoryEnv, SequenceMemoryVectorEnv
+from envs.vector import ToyVectorEnv
+
+# Another distribution may own the module name ``envs``; this marker tells whoever imports it that it got the right one.
+__sb3_dreamer_toy_tasks__ = True
+
+_TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
+    "ContinuousPendulum-v0": (ContinuousPendulumEnv, ContinuousPendulumVectorEnv),
+    "ContinuousCartPole-v0": (ContinuousCartPoleEnv, ContinuousCartPoleVectorEnv),
+    "SequenceMemory-v0": (SequenceMemoryEnv, SequenceMemoryVectorEnv),
+    "ContinuousPendulumNoVelocity-v0": (ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv),
+    "DelayedRecall-v0": (DelayedRecallEnv, DelayedRecallVectorEnv),
+}
+
+TASK_IDS: tuple[str, ...] = tuple(_TASKS)
+
+
+def register_tasks() -> None:
+    """Register every toy task that Gymnasium does not know yet (registering an id twice would warn)."""
+    for task_id, (env_class, vector_class) in _TASKS.items():
+        if task_id not in gym.registry:
+            # Strings rather than classes keep the EnvSpec serialisable.
+            gym.register(
+                id=task_id,
+                entry_point=f"{env_class.__module__}:{env_class.__name__}",
+                vector_entry_point=f"{vector_class.__module__}:{vector_class.__name__}",
+                max_episode_steps=env_class.max_episode_steps,
+            )
+
+
+register_tasks()
+
+__all__ = [
+    "TASK_IDS",
+    "ContinuousCartPoleEnv",
+    "ContinuousCartPoleVectorEnv",
+    "ContinuousPendulumEnv",
+    "ContinuousPendulumNoVelocityEnv",
+    "ContinuousPendulumNoVelocityVectorEnv",
+    "ContinuousPendulumVectorEnv",
+    "DelayedRecallEnv",
+    "DelayedRecallVectorEnv",
+    "SequenceMemoryEnv",
+    "SequenceMemoryVectorEnv",
+    "ToyEnv",
+    "ToyTask",
+    "ToyVectorEnv",
+    "get_env_state",
+    "register_tasks",
+    "set_env_state",
+]

@@ -1,0 +1,184 @@
+"""One step of every task against numbers worked out apart from the code."""
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
+
+import envs
+
+
+def placed(env, *state):
+    """The environment, put into a state."""
+    env.reset(seed=0)
+    env.set_state({**env.get_state(), "state": np.array(state, dtype=np.float64)})
+    return env
+
+
+def state_of(env):
+    return env.get_state()["state"]
+
+
+# --- pendulum
+
+
+def test_pendulum_step_by_hand():
+    # θ̈ = 3·10/2·sin(π/2) + 3·1 = 18, θ̇ = 0.05·18 = 0.9, θ = π/2 + 0.05·0.9 = π/2 + 0.045
+    env = placed(envs.ContinuousPendulumEnv(), math.pi / 2, 0.0)
+    observation, reward, terminated, truncated, _ = env.step([1.0])
+    assert state_of(env) == pytest.approx([math.pi / 2 + 0.045, 0.9], abs=1e-14)
+    assert observation == pytest.approx([-math.sin(0.045), math.cos(0.045), 0.9], abs=1e-7)
+    assert reward == pytest.approx(-(2.6107978 + 0.081 + 0.001), abs=1e-6)  # 1.6157963² = 2.6107978
+    assert not terminated and not truncated
+
+
+def test_pendulum_hanging_down_stays_there():
+    env = placed(envs.ContinuousPendulumEnv(), -math.pi, 0.0)
+    _, reward, *_ = env.step([0.0])
+    assert reward == pytest.approx(-(math.pi**2), abs=1e-9)
+
+
+def test_pendulum_velocity_is_clipped_and_the_angle_wraps():
+    env = placed(envs.ContinuousPendulumEnv(), 3.0, 7.99)  # 7.99 + 0.05·(15·sin 3 + 6) = 8.40
+    observation, *_ = env.step([2.0])
+    assert state_of(env) == pytest.approx([3.0 + 0.4 - 2 * math.pi, 8.0], abs=1e-12)
+    assert observation[2] == 8.0
+
+
+def test_pendulum_torque_is_clipped_also_in_the_reward():
+    strong, full = (placed(envs.ContinuousPendulumEnv(), 0.1, 0.0) for _ in range(2))
+    assert strong.step([50.0])[1] == full.step([2.0])[1]
+
+
+def test_pendulum_without_velocity_shows_the_angle_of_the_same_motion():
+    seeing, blind = envs.ContinuousPendulumEnv(), envs.ContinuousPendulumNoVelocityEnv()
+    first, _ = seeing.reset(seed=3)
+    assert np.array_equal(first[:2], blind.reset(seed=3)[0])
+    for _ in range(5):
+        full, partial = seeing.step([1.3]), blind.step([1.3])
+        assert partial[0].shape == (2,) and np.array_equal(full[0][:2], partial[0])
+        assert full[1] == partial[1]
+
+
+# --- cart-pole
+
+
+def test_cartpole_step_by_hand():
+    # From rest under 10 N: push = 10/1.1, θ̈ = -push / (0.5·(4/3 - 0.1/1.1)) = -600/41,
+    # ẍ = push + 0.05·(600/41)/1.1 = 400/41
+    env = placed(envs.ContinuousCartPoleEnv(), 0.0, 0.0, 0.0, 0.0)
+    observation, reward, terminated, truncated, _ = env.step([1.0])
+    assert state_of(env) == pytest.approx([0.0, 8 / 41, 0.0, -12 / 41], abs=1e-14)
+    assert observation == pytest.approx([0.0, 8 / 41, 0.0, -12 / 41], abs=1e-7)
+    assert (reward, terminated, truncated) == (1.0, False, False)
+
+
+def test_cartpole_moves_as_gymnasiums_under_full_force():
+    theirs, ours = CartPoleEnv(), placed(envs.ContinuousCartPoleEnv(), 0.3, -0.7, 0.05, 0.9)
+    theirs.reset(seed=0)
+    theirs.state = state_of(ours)
+    for push in (1, 0, 0, 1, 1, 0):
+        theirs.step(push)
+        ours.step([1.0 if push else -1.0])
+        assert state_of(ours) == pytest.approx(theirs.state, abs=1e-14)
+
+
+def test_cartpole_force_is_proportional_and_clipped():
+    # The push is linear in the action while all else is at rest.
+    for action, force in ((0.25, 0.25), (-0.5, -0.5), (3.0, 1.0)):
+        env = placed(envs.ContinuousCartPoleEnv(), 0.0, 0.0, 0.0, 0.0)
+        env.step([action])
+        assert state_of(env)[1] == pytest.approx(force * 8 / 41, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("state", "terminated"),
+    [
+        ((2.39, 1.0, 0.0, 0.0), True),  # 2.39 + 0.02·1 = 2.41
+        ((2.37, 1.0, 0.0, 0.0), False),
+        ((-2.39, -1.0, 0.0, 0.0), True),
+        ((0.0, 0.0, 0.2, 0.5), True),  # 0.2 + 0.02·0.5 = 0.21 rad = 12.03°
+        ((0.0, 0.0, 0.2, 0.4), False),  # 0.208 rad = 11.92°
+        ((0.0, 0.0, -0.2, -0.5), True),
+    ],
+)
+def test_cartpole_ends_beyond_the_limits_without_a_reward(state, terminated):
+    env = placed(envs.ContinuousCartPoleEnv(), *state)
+    observation, reward, ended, truncated, _ = env.step([0.0])
+    assert (reward, ended, truncated) == (0.0 if terminated else 1.0, terminated, False)
+    assert env.observation_space.contains(observation)
+
+
+# --- sequence
+
+
+def test_sequence_steps_by_hand():
+    env = placed(envs.SequenceMemoryEnv(), 0.1, 0.2, 0.3, 0.4, 0.95, 0, 0)
+    observation, reward, *_ = env.step(1)  # 0.95 + 0.1 is cut at 1: 0.2 0.3 0.4 0.95 1
+    assert observation == pytest.approx([1.0, 2.85 / 5, 1.0, 1 / 50], abs=1e-7)
+    assert reward == pytest.approx(1 - 2 * abs(2.35 / 3 - 0.5), abs=1e-14)
+    observation, reward, *_ = env.step(0)  # 0.3 0.4 0.95 1 0.9
+    assert observation == pytest.approx([0.9, 3.55 / 5, 0.0, 2 / 50], abs=1e-7)
+    assert reward == pytest.approx(1 - 2 * (2.85 / 3 - 0.5), abs=1e-14)
+
+
+def test_sequence_is_cut_at_zero():
+    env = placed(envs.SequenceMemoryEnv(), 0.5, 0.5, 0.5, 0.5, 0.04, 0, 0)
+    assert env.step(0)[0][0] == 0.0
+
+
+def test_sequence_shows_nothing_at_reset():
+    for seed in range(3):
+        assert np.array_equal(envs.SequenceMemoryEnv().reset(seed=seed)[0], np.zeros(4, np.float32))
+
+
+def test_sequence_observation_stays_in_its_space_beyond_the_time_limit():
+    env = envs.SequenceMemoryEnv()
+    env.reset(seed=0)
+    for _ in range(60):
+        observation, *_ = env.step(1)
+    assert env.observation_space.contains(observation) and observation[3] == 1.0
+
+
+# --- delayed recall
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3])
+@pytest.mark.parametrize("answer_is_right", [True, False])
+def test_delayed_recall_time_line(delay, answer_is_right):
+    env = envs.DelayedRecallEnv(num_cues=3, delay=delay)
+    observation, _ = env.reset(seed=1)
+    cue = int(state_of(env)[0])
+    assert np.array_equal(observation, [*np.eye(3)[cue], 0.0])
+    for _ in range(delay):
+        observation, reward, terminated, truncated, _ = env.step(cue)  # naming it early is worth nothing
+        assert (reward, terminated, truncated) == (0.0, False, False)
+        assert np.array_equal(observation, np.zeros(4))
+    observation, reward, terminated, _, _ = env.step(cue)
+    assert (reward, terminated) == (0.0, False)
+    assert np.array_equal(observation, [0.0, 0.0, 0.0, 1.0])
+    _, reward, terminated, truncated, _ = env.step(cue if answer_is_right else (cue + 1) % 3)
+    assert (reward, terminated, truncated) == (float(answer_is_right), True, False)
+
+
+@pytest.mark.parametrize("num_cues", [1, 0, 2.5, True, "4"])
+def test_delayed_recall_needs_at_least_two_cues(num_cues):
+    with pytest.raises(ValueError, match="num_cues must be an integer of at least 2, got"):
+        envs.DelayedRecallEnv(num_cues=num_cues)
+
+
+@pytest.mark.parametrize("delay", [-1, 1.5, None])
+def test_delayed_recall_needs_a_delay_of_whole_steps(delay):
+    with pytest.raises(ValueError, match="delay must be an integer of at least 0, got"):
+        envs.DelayedRecallEnv(delay=delay)
+
+
+def test_a_long_delay_is_not_cut_by_a_time_limit():
+    env = gym.make("envs:DelayedRecall-v0", delay=700)
+    env.reset(seed=0)
+    for _ in range(701):
+        _, _, terminated, truncated, _ = env.step(0)
+        assert not terminated and not truncated
+    assert env.step(0)[2:4] == (True, False)

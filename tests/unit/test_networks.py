@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch as th
+import torch.nn.functional as F
+
+from sb3_dreamer.common.networks import MLP, BlockGRU, Linear, make_norm, truncated_normal_
+
+
+def test_truncated_normal_has_the_stated_spread_and_bounds() -> None:
+    th.manual_seed(0)
+    weight = th.empty(400, 300)
+    truncated_normal_(weight, fan_in=300)
+    assert weight.std().item() == pytest.approx(math.sqrt(1 / 300), rel=0.02)
+    assert weight.abs().max().item() <= 2 * 1.1368 * math.sqrt(1 / 300) + 1e-6
+
+
+def test_linear_scale_zero_gives_exactly_zero() -> None:
+    assert Linear(3, 4, scale=0.0)(th.randn(2, 3)).abs().sum() == 0
+    assert Linear(3, 4).bias.abs().sum() == 0
+
+
+def test_rms_norm_by_hand() -> None:
+    norm = make_norm("rms", 4)
+    x = th.tensor([1.0, -2.0, 3.0, 0.0])
+    assert th.allclose(norm(x), x / math.sqrt((1 + 4 + 9) / 4 + 1e-4))
+    assert sum(p.numel() for p in norm.parameters()) == 4  # a scale, no shift
+    with pytest.raises(ValueError, match="norm"):
+        make_norm("batch", 4)  # type: ignore[arg-type]
+
+
+def test_mlp_is_linear_norm_silu() -> None:
+    mlp = MLP(3, 8, 2, out_features=5)
+    x = th.randn(6, 3)
+    hidden = x
+    for linear, norm in zip(mlp.linears, mlp.norms, strict=True):
+        hidden = F.silu(norm(F.linear(hidden, linear.weight, linear.bias)))
+    assert th.allclose(mlp(x), F.linear(hidden, mlp.out.weight, mlp.out.bias), atol=1e-6)
+
+
+def naive_block_gru(core: BlockGRU, deter: th.Tensor, stoch: th.Tensor, action: th.Tensor) -> th.Tensor:
+    """The published description, block by block with copies of the inputs."""
+    silu = F.silu
+    x0 = silu(core.deter_norm(core.deter_in(deter)))
+    x1 = silu(core.stoch_norm(core.stoch_in(stoch)))
+    x2 = silu(core.action_norm(core.action_in(action / action.abs().clamp_min(1))))
+    x = th.cat([x0, x1, x2], -1)
+    g, width = core.blocks, core.deter // core.blocks
+    hidden = th.cat(
+        [th.cat([deter[:, i * width : (i + 1) * width], x], -1) @ core.hidden_weight[i] for i in range(g)], -1
+    )
+    hidden = silu(core.hidden_norm(hidden + core.hidden_bias))  # the norm spans all blocks
+    resets, candidates, updates = [], [], []
+    for i in range(g):
+        out = hidden[:, i * width : (i + 1) * width] @ core.gate_weight[i]
+        out = out + core.gate_bias[i * 3 * width : (i + 1) * 3 * width]
+        for parts, part in zip((resets, candidates, updates), out.chunk(3, -1), strict=True):
+            parts.append(part)
+    reset, candidate, update = (th.cat(parts, -1) for parts in (resets, candidates, updates))
+    update = th.sigmoid(update + core.update_bias)
+    return update * th.tanh(th.sigmoid(reset) * candidate) + (1 - update) * deter
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_block_gru_equals_the_description(blocks: int) -> None:
+    th.manual_seed(0)
+    core = BlockGRU(deter=8, stoch=6, action=2, hidden=5, blocks=blocks, norm="rms", update_bias=-1.0)
+    with th.no_grad():
+        core.hidden_bias.normal_()
+        core.gate_bias.normal_()
+        core.hidden_norm.weight.normal_()
+    deter, stoch, action = th.randn(3, 8), th.randn(3, 6), 3 * th.randn(3, 2)
+    weights = core.unroll_weights()
+    step = core.step(deter, stoch, core.action_term(action, weights), weights)
+    assert th.allclose(step, naive_block_gru(core, deter, stoch, action), atol=1e-5)
+
+
+def test_block_gru_initialises_with_the_fan_in_of_the_whole_input() -> None:
+    th.manual_seed(0)
+    core = BlockGRU(deter=64, stoch=16, action=2, hidden=32, blocks=8, norm="rms")
+    assert core.hidden_weight.std().item() == pytest.approx(math.sqrt(1 / (64 + 3 * 32 * 8)), rel=0.05)
+    assert core.gate_weight.std().item() == pytest.approx(math.sqrt(1 / 64), rel=0.1)
+
+
+def test_block_gru_refuses_blocks_that_do_not_divide() -> None:
+    with pytest.raises(ValueError, match="blocks=3"):
+        BlockGRU(deter=8, stoch=6, action=2, hidden=5, blocks=3, norm="rms")
+
+
+def test_actions_beyond_the_bounds_are_scaled_down_without_gradient_of_the_scale() -> None:
+    core = BlockGRU(deter=4, stoch=2, action=1, hidden=3, blocks=1, norm="rms")
+    weights = core.unroll_weights()
+    assert th.allclose(core.action_term(th.tensor([[5.0]]), weights), core.action_term(th.tensor([[1.0]]), weights))
