@@ -122,7 +122,7 @@ class DreamerPolicy(RecurrentModelPolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         self._constructor = dict(
-            lr_schedule=lr_schedule,
+            lr_schedule=self._dummy_schedule,  # as SB3: a policy alone does not learn
             gamma=gamma,
             size=size,
             latent=latent,

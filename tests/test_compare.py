@@ -1,0 +1,243 @@
+"""The comparison as its users meet it: the function, the command line, resuming, failing, being interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from sb3_dreamer.compare import ComparisonError, ComparisonResult, compare, jobs
+from sb3_dreamer.compare.progress import PlainProgress, RichProgress, make_progress
+from sb3_dreamer.compare.records import RunSpec
+
+ROOT = Path(__file__).parents[1]
+TINY: dict[str, Any] = dict(
+    env_id="Pendulum-v1",
+    algos=("sac", "ppo"),
+    seeds=1,
+    total_timesteps=96,
+    eval_every=40,
+    n_eval_episodes=3,
+    hyperparams={"sac": {"learning_starts": 50, "batch_size": 8}, "ppo": {"n_steps": 8, "batch_size": 16}},
+    jobs=2,
+)
+
+
+def files(out: Path) -> dict[str, int]:
+    """When each run's result was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> ComparisonResult:
+    return compare(**TINY, out=tmp_path_factory.mktemp("first"), progress=False)
+
+
+def test_results(first: ComparisonResult) -> None:
+    with first.results_path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == [
+        *("env", "algo", "seed", "timesteps", "eval_return_mean", "eval_return_std", "wall_seconds", "cpu_seconds")
+    ]
+    expected = [("Pendulum-v1", algo, "0", step) for algo in ("sac", "ppo") for step in ("0", "40", "80", "96")]
+    assert [(line["env"], line["algo"], line["seed"], line["timesteps"]) for line in lines] == expected
+    assert all(float(line["eval_return_mean"]) < 0 < float(line["eval_return_std"]) for line in lines)
+    assert first.complete and not first.failed
+    assert first.dataframe()["eval_return_mean"].tolist() == [float(line["eval_return_mean"]) for line in lines]
+
+
+def test_summary_and_table(first: ComparisonResult) -> None:
+    summary = json.loads(first.summary_path.read_text())
+    assert summary == first.summary
+    assert summary["env"] == "Pendulum-v1" and summary["threshold"] == -200 and not summary["partial"]
+    assert list(summary["algorithms"]) == ["sac", "ppo"]
+    sac = summary["algorithms"]["sac"]
+    assert sac["seeds"] == [0] and sac["steps_to_threshold"]["worst"] is None
+    assert sac["settings"]["hyperparameters"]["learning_rate"] == 1e-3  # tuned
+    assert sac["settings"]["hyperparameters"]["batch_size"] == 8  # as asked for
+    assert {"python", "torch", "gymnasium", "stable_baselines3", "sb3_dreamer"} <= set(sac["versions"])
+    assert sac["cpu_models"] and sac["n_parameters"] > 1000
+    table = first.table()
+    assert "sac" in table and "ppo" in table and "never" in table and "PARTIAL" not in table
+
+
+def test_curves_are_drawn(first: ComparisonResult) -> None:
+    assert first.curves_path.read_bytes().startswith(b"\x89PNG")
+    pixels = matplotlib.image.imread(first.curves_path)[..., :3]
+    assert min(pixels.shape[:2]) > 300
+    for color in ((31, 119, 180), (255, 127, 14)):  # the first two of matplotlib's cycle: a line for each algorithm
+        matches = np.abs(pixels * 255 - np.array(color)).max(axis=-1) < 3
+        half = matches.shape[1] // 2
+        assert matches[:, :half].sum() > 100 and matches[:, half:].sum() > 100
+
+
+def test_runs_leave_their_logs(first: ComparisonResult) -> None:
+    assert "total_timesteps" in (first.out / "logs" / "ppo-0.log").read_text()  # SB3's own tables
+    assert not list(first.out.rglob("*.tmp"))
+
+
+def test_resumes_with_what_is_missing(first: ComparisonResult, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(first.out)
+    (first.out / "runs" / "ppo-seed0.json").unlink()  # as if it had been interrupted near its end
+    second = compare(**TINY, out=first.out)
+    after = files(first.out)
+    assert before.keys() == after.keys()
+    assert {name for name in after if after[name] != before[name]} == {"ppo-seed0.csv", "ppo-seed0.json"}
+    printed = capsys.readouterr().out
+    assert "sac seed 0: already there" in printed and "ppo seed 0: finished" in printed
+    # The run that was repeated gives the same returns.
+    assert [(row.algo, row.timesteps, row.eval_return_mean) for row in second.rows] == [
+        (row.algo, row.timesteps, row.eval_return_mean) for row in first.rows
+    ]
+
+
+def test_changed_settings_are_refused_before_anything_runs(first: ComparisonResult) -> None:
+    before = files(first.out)
+    with pytest.raises(ComparisonError, match=r"(?s)total_timesteps: 96 there, 100 now.*--overwrite"):
+        compare(**{**TINY, "total_timesteps": 100}, out=first.out, progress=False)
+    assert files(first.out) == before
+
+
+def test_threshold_may_change_without_running_again(first: ComparisonResult, tmp_path: Path) -> None:
+    before = files(first.out)
+    result = compare(**TINY, out=first.out, progress=False, threshold=-5000.0)
+    assert files(first.out) == before
+    assert result.summary["algorithms"]["sac"]["steps_to_threshold"] == {"median": 0, "worst": 0}
+
+
+def test_failed_run_is_reported_and_the_rest_goes_on(first: ComparisonResult) -> None:
+    hyperparams = {"sac": TINY["hyperparams"]["sac"], "td3": {"learning_rate": -1.0}}
+    request = {**TINY, "algos": ("td3", "sac"), "hyperparams": hyperparams}
+    with pytest.warns(UserWarning, match=r"1 of 2 runs failed, see .*td3-0\.log"):
+        result = compare(**request, out=first.out, progress=False)
+    (failed,) = result.failed
+    assert (failed.algo, failed.seed, failed.exit_code) == ("td3", 0, 1)
+    assert "Invalid learning rate" in failed.log.read_text()
+    assert not result.complete and result.summary["missing"] == ["td3 seed 0"]
+    assert {row.algo for row in result.rows} == {"sac"}
+    assert "PARTIAL" in result.table()
+
+
+def test_interruption_ends_the_processes_and_keeps_what_is_finished(
+    first: ComparisonResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def remember(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    def press_control_c(self: PlainProgress, spec: RunSpec, *args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs.subprocess, "Popen", remember)
+    monkeypatch.setattr(PlainProgress, "evaluated", press_control_c)
+    with pytest.raises(KeyboardInterrupt):
+        compare(**{**TINY, "seeds": [0, 7]}, out=first.out)
+    assert len(started) == 2 and all(process.poll() is not None for process in started)  # seed 0 was there already
+    summary = json.loads(first.summary_path.read_text())
+    assert summary["partial"] and summary["missing"] == ["sac seed 7", "ppo seed 7"]
+    assert summary["algorithms"]["sac"]["seeds"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"env_id": "Pendulm-v1"}, "Close names: Pendulum-v1"),
+        ({"algos": ("sac", "saac")}, "Unknown algorithm 'saac'"),
+        ({"algos": "sac"}, "a list of different algorithms"),
+        ({"algos": ("sac", "sac")}, "a list of different algorithms"),
+        ({"env_id": "CartPole-v1", "algos": ("ppo", "sac")}, "sac needs a Box action space"),
+        ({"seeds": 0}, "at least one seed"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"seeds": [-1]}, "different whole numbers"),
+        ({"total_timesteps": 0}, "total_timesteps must be at least 1"),
+        ({"eval_every": 0}, "eval_every must be from 1"),
+        ({"eval_every": 97}, "eval_every must be from 1"),
+        ({"n_eval_episodes": 0}, "n_eval_episodes must be at least 1"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+        ({"hyperparams": {"td3": {}}}, "hyperparams for td3"),
+        ({"hyperparams": {"sac": {"nonsense": 1}}}, "sac has no hyperparameter 'nonsense'"),
+    ],
+)
+def test_wrong_requests(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(**{**TINY, **change}, out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_plotting_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = __import__("importlib.util").util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+    with pytest.raises(ImportError, match=r'matplotlib: pip install "sb3-dreamer\[compare\]"'):
+        compare(**TINY, out=tmp_path)
+
+
+def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # whether the package is installed or not
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    arguments = (
+        "-m sb3_dreamer.compare --env envs:ContinuousPendulum-v0 --algos ppo dreamer --seeds 1 --total-timesteps 24 "
+        "--eval-every 12 --n-eval-episodes 2 --jobs 2 --hyperparams ppo:learning_rate=-1 ppo:n_steps=8"
+    )
+    done = command_line(*arguments.split(), "--out", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert "dreamer seed 0: 24/24 steps" in done.stdout  # plain lines, as this is no terminal
+    assert "PARTIAL: no result yet from ppo seed 0" in done.stdout
+    assert f"ppo seed 0 failed (exit code 1), see {tmp_path / 'logs' / 'ppo-0.log'}" in done.stderr
+    assert "Traceback" not in done.stderr and "Traceback" in (tmp_path / "logs" / "ppo-0.log").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "summary.json", "curves.png", "runs", "logs"}
+    # Repaired, the same folder goes on with the missing run.
+    done = command_line(
+        *arguments.replace("learning_rate=-1", "learning_rate=0.001").split(), "--out", str(tmp_path), "--no-progress"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ContinuousPendulum-v0, threshold -200")
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 2 * 3
+
+
+def test_command_line_mistake_is_one_message(tmp_path: Path) -> None:
+    done = command_line(*"-m sb3_dreamer.compare --env Pendulum-v1 --algos ppo saac --out".split(), str(tmp_path / "x"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Unknown algorithm 'saac'. Did you mean 'sac'?")
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_example_runs(tmp_path: Path) -> None:
+    arguments = ["--total-timesteps", "20", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path)]
+    done = command_line("examples/compare_with_baselines.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "curves.png").exists() and "dreamer first reaches -200 after" in done.stdout
+
+
+def test_bars_follow_the_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [RunSpec("Task-v0", {}, "sac", seed, 100, 50, 20, {}, "cpu", Path("out")) for seed in range(4)]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = make_progress(True, len(runs), 100)
+    assert isinstance(progress, RichProgress)
+    with progress:
+        progress.skipped(runs[0])
+        for run in runs[1:]:
+            progress.started(run)
+        progress.stepped(runs[1], 50)
+        progress.evaluated(runs[1], 50, -12.5, 1.0)
+        progress.finished(runs[2])
+        progress.failed(runs[3])
+        overall, running = progress._bars.tasks
+    assert (overall.completed, overall.total, overall.fields["note"]) == (350, 400, "3/4")
+    assert (running.description, running.completed) == ("sac seed 1", 50)
+    assert running.fields["note"] == "return -12.50"
+    assert "FAILED" in capsys.readouterr().out

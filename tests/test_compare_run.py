@@ -1,0 +1,183 @@
+"""One run of a comparison, in this process: the evaluations it makes and the training they must not disturb."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_dreamer.compare.evaluation import EVAL_SEED, GridEvaluation, build_eval_env, evaluate
+from sb3_dreamer.compare.records import RunSpec, read_rows
+from sb3_dreamer.compare.runner import build_model, count_parameters, execute
+
+TINY: dict[str, dict[str, Any]] = {
+    "dreamer": dict(
+        learning_starts=40,
+        batch_size=4,
+        batch_length=8,
+        train_ratio=4,
+        policy_kwargs=dict(size="debug"),
+        buffer_size=500,
+    ),
+    "sac": dict(learning_starts=50, batch_size=8, policy_kwargs=dict(net_arch=[8]), buffer_size=500),
+    "ppo": dict(n_envs=2, n_steps=32, batch_size=32, n_epochs=2, policy_kwargs=dict(net_arch=[8])),
+    "a2c": dict(n_envs=2, n_steps=8, normalize=True, policy_kwargs=dict(net_arch=[8])),
+}
+
+
+def spec(tmp_path: Path, algo: str, **changes: Any) -> RunSpec:
+    arguments: dict[str, Any] = dict(
+        env_id="Pendulum-v1",
+        env_kwargs={},
+        algo=algo,
+        seed=3,
+        total_timesteps=128,
+        eval_every=48,
+        n_eval_episodes=2,
+        hyperparameters=TINY[algo],
+        device="cpu",
+        out=tmp_path,
+    )
+    return RunSpec(**{**arguments, **changes})
+
+
+def returns_of(rows: list[Any]) -> list[tuple[int, float, float]]:
+    return [(row.timesteps, row.eval_return_mean, row.eval_return_std) for row in rows]
+
+
+@pytest.mark.parametrize("algo", TINY)
+def test_same_seed_gives_the_same_rows(tmp_path: Path, algo: str) -> None:
+    first, second = execute(spec(tmp_path / "a", algo)), execute(spec(tmp_path / "b", algo))
+    other = execute(spec(tmp_path / "c", algo, seed=4))
+    assert [row.timesteps for row in first] == [0, 48, 96, 128]
+    assert returns_of(first) == returns_of(second) != returns_of(other)
+    assert read_rows(spec(tmp_path / "a", algo).rows_path) == first
+    for before, after in itertools.pairwise(first):
+        assert after.cpu_seconds >= before.cpu_seconds and after.wall_seconds >= before.wall_seconds
+
+
+@pytest.mark.parametrize("algo", TINY)
+def test_evaluation_does_not_disturb_training(tmp_path: Path, algo: str) -> None:
+    run = spec(tmp_path, algo, eval_every=10)
+    rows: list[Any] = []
+    evaluated = build_model(run)  # which seeds the global generators, so the other one comes after this one's training
+    evaluated.learn(run.total_timesteps, callback=GridEvaluation(run, rows.append, lambda timesteps: None))
+    alone = build_model(run)
+    alone.learn(run.total_timesteps)
+    assert len(rows) == 14
+    assert evaluated.num_timesteps == alone.num_timesteps
+    weights = alone.policy.state_dict()
+    for name, value in evaluated.policy.state_dict().items():
+        assert th.equal(value, weights[name]), name
+
+
+@pytest.mark.parametrize("algo", TINY)
+def test_evaluation_is_repeatable_and_leaves_no_trace(tmp_path: Path, algo: str) -> None:
+    run = spec(tmp_path, algo)
+    model = build_model(run)
+    env = build_eval_env(run, model)
+    model.policy.set_training_mode(True)
+    before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()
+    first = evaluate(model, env)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()) == before
+    assert model.policy.training
+    random.random(), np.random.rand(), th.rand(1)
+    np.testing.assert_array_equal(evaluate(model, env), first)
+    assert first.shape == (2,) and first[0] != first[1]
+
+
+def test_evaluation_matches_episodes_played_one_by_one(tmp_path: Path) -> None:
+    run = spec(tmp_path, "ppo", env_id="CartPole-v1", n_eval_episodes=6)  # episodes of different lengths
+    model = build_model(run)
+    env = gym.make("CartPole-v1")
+    expected = []
+    for episode in range(6):
+        observation, _ = env.reset(seed=EVAL_SEED + episode)
+        total, over = 0.0, False
+        while not over:
+            action, _ = model.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+        expected.append(total)
+    np.testing.assert_array_equal(evaluate(model, build_eval_env(run, model)), expected)
+    assert len(set(expected)) > 1
+
+
+def test_evaluation_uses_the_training_statistics_and_the_raw_reward(tmp_path: Path) -> None:
+    run = spec(tmp_path, "a2c")
+    model = build_model(run)
+    model.learn(64)
+    training_env, env = model.get_vec_normalize_env(), build_eval_env(run, model)
+    assert isinstance(training_env, VecNormalize) and isinstance(env, VecNormalize)
+    count = training_env.obs_rms.count
+    assert (evaluate(model, env) < -100).all()  # a pendulum's return; normalised rewards are clipped far above
+    assert training_env.obs_rms.count == count and not env.training
+
+
+class LengthPolicy:
+    """Stands in for a recurrent model: acts on the number of steps that its own state has counted."""
+
+    class policy:
+        training = False
+
+        @staticmethod
+        def set_training_mode(mode: bool) -> None:
+            assert not mode
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def predict(self, obs: Any, state: Any, episode_start: Any, deterministic: bool) -> Any:
+        assert deterministic
+        counts = np.zeros(len(obs), dtype=int) if state is None else state[0]
+        counts = np.where(episode_start, 0, counts) + 1
+        self.seen.append(counts.tolist())
+        return np.ones(len(obs), dtype=int), (counts,)
+
+
+def test_evaluation_carries_the_recurrent_state(tmp_path: Path) -> None:
+    run = spec(tmp_path, "ppo", env_id="CartPole-v1")
+    env = build_eval_env(run, build_model(run))
+    model: Any = LengthPolicy()
+    returns = evaluate(model, env)
+    for index, total in enumerate(returns.astype(int)):  # one reward a step: the return is the length
+        assert [seen[index] for seen in model.seen[:total]] == list(range(1, total + 1))
+        assert all(seen[index] == 1 for seen in model.seen[total : total + 1])
+
+
+def test_long_rollouts_get_no_extra_steps_and_no_extra_update(tmp_path: Path) -> None:
+    # Rollouts of 64 steps, a run of 100: one update, at 64. The second rollout ends unfinished.
+    run = spec(tmp_path, "ppo", total_timesteps=100, eval_every=32)
+    model = build_model(run)
+    assert isinstance(model, PPO)
+    updates_at: dict[int, int] = {}
+    callback = GridEvaluation(run, lambda row: updates_at.update({row.timesteps: model._n_updates}), lambda _: None)
+    model.learn(run.total_timesteps, callback=callback)
+    # The evaluation at step 64 comes after the update from the steps until 64, and the next one shows the same policy.
+    assert updates_at == {0: 0, 32: 0, 64: 2, 96: 2, 100: 2}
+    assert model.num_timesteps <= 100 + model.n_envs
+
+
+def test_last_evaluation_comes_after_the_last_update(tmp_path: Path) -> None:
+    run = spec(tmp_path, "a2c", total_timesteps=32, eval_every=16)
+    model = build_model(run)
+    assert isinstance(model, A2C)
+    updates_at: dict[int, int] = {}
+    callback = GridEvaluation(run, lambda row: updates_at.update({row.timesteps: model._n_updates}), lambda _: None)
+    model.learn(run.total_timesteps, callback=callback)
+    assert updates_at == {0: 0, 16: 1, 32: 2}
+
+
+def test_parameters_without_target_networks(tmp_path: Path) -> None:
+    model = build_model(spec(tmp_path, "sac"))
+    # Observation 3, action 1, one layer of 8: the actor has two heads of 1, each of two critics takes 4 inputs.
+    actor, critic = (3 * 8 + 8) + 2 * (8 + 1), (4 * 8 + 8) + (8 + 1)
+    assert count_parameters(model) == actor + 2 * critic
