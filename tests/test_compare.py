@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sb3_dreamer.compare import ComparisonError, ComparisonResult, compare, jobs
+from sb3_dreamer.compare.__main__ import main
 from sb3_dreamer.compare.progress import PlainProgress, RichProgress, make_progress
 from sb3_dreamer.compare.records import RunSpec
 
@@ -183,17 +184,18 @@ def test_missing_plotting_package_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # whether the package is installed or not
+    command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_command_line(tmp_path: Path) -> None:
-    arguments = (
-        "-m sb3_dreamer.compare --env envs:ContinuousPendulum-v0 --algos ppo dreamer --seeds 1 --total-timesteps 24 "
-        "--eval-every 12 --n-eval-episodes 2 --jobs 2 --hyperparams ppo:learning_rate=-1 ppo:n_steps=8"
-    )
-    done = command_line(*arguments.split(), "--out", str(tmp_path))
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        *"--env envs:ContinuousPendulum-v0 --algos ppo dreamer --seeds 1 --total-timesteps 24 --eval-every 12".split(),
+        *"--n-eval-episodes 2 --jobs 2 --hyperparams ppo:n_steps=8 ppo:learning_rate=-1 --out".split(),
+        str(tmp_path),
+    ]
+    done = command_line("-m", "sb3_dreamer.compare", *arguments)
     assert done.returncode == 1, done.stderr
     assert "dreamer seed 0: 24/24 steps" in done.stdout  # plain lines, as this is no terminal
     assert "PARTIAL: no result yet from ppo seed 0" in done.stdout
@@ -201,23 +203,21 @@ def test_command_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and "Traceback" in (tmp_path / "logs" / "ppo-0.log").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "summary.json", "curves.png", "runs", "logs"}
     # Repaired, the same folder goes on with the missing run.
-    done = command_line(
-        *arguments.replace("learning_rate=-1", "learning_rate=0.001").split(), "--out", str(tmp_path), "--no-progress"
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("ContinuousPendulum-v0, threshold -200")
+    arguments = [argument.replace("=-1", "=0.001") for argument in arguments]
+    assert main([*arguments, "--no-progress"]) == 0
+    assert capsys.readouterr().out.startswith("ContinuousPendulum-v0, threshold -200")
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 2 * 3
 
 
-def test_command_line_mistake_is_one_message(tmp_path: Path) -> None:
-    done = command_line(*"-m sb3_dreamer.compare --env Pendulum-v1 --algos ppo saac --out".split(), str(tmp_path / "x"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: Unknown algorithm 'saac'. Did you mean 'sac'?")
-    assert "Traceback" not in done.stderr and done.stdout == ""
+def test_command_line_mistake_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--env", "Pendulum-v1", "--algos", "ppo", "saac", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: Unknown algorithm 'saac'. Did you mean 'sac'?")
+    assert printed.out == "" and not (tmp_path / "out").exists()
 
 
 def test_example_runs(tmp_path: Path) -> None:
-    arguments = ["--total-timesteps", "20", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path)]
+    arguments = ["--total-timesteps", "3", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path)]
     done = command_line("examples/compare_with_baselines.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "curves.png").exists() and "dreamer first reaches -200 after" in done.stdout

@@ -44,6 +44,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
     :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
     :param gamma: discount factor
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
+    :param pretrain_updates: updates at once when training starts
     :param online_replay: train on every new window once before drawing at random
     :param policy_kwargs: arguments of the policy
     :param stats_window_size: episodes over which rollout statistics are averaged
@@ -70,6 +71,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         train_ratio: float,
         gamma: float,
         random_warmup: bool = True,
+        pretrain_updates: int = 1,
         online_replay: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -86,6 +88,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         self.train_ratio = train_ratio
         self.gamma = gamma
         self.random_warmup = random_warmup
+        self.pretrain_updates = pretrain_updates
         self.online_replay = online_replay
         self.replay_buffer = None
         self._update_debt = 0.0
@@ -146,6 +149,8 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}.")
+        if self.pretrain_updates < 1:
+            raise ValueError(f"pretrain_updates must be at least 1, got {self.pretrain_updates}.")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma must lie in [0, 1], got {self.gamma}.")
         window = self.batch_length + 1
@@ -315,12 +320,12 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             )
 
     def _train_if_due(self) -> None:
-        """As many updates as the train ratio asks for; none are owed for the time before training starts."""
+        """As many updates as the train ratio asks for; the time before training starts counts as pretrain_updates."""
         assert self.replay_buffer is not None
         if self.num_timesteps < self._first_update_at() or not self.replay_buffer.can_sample(self.batch_length):
             return
         if self._n_updates == 0:
-            self._update_debt = 1.0
+            self._update_debt = float(self.pretrain_updates)
         else:
             self._update_debt += self.n_envs * self.train_ratio / (self.batch_size * self.batch_length)
         due = int(self._update_debt)

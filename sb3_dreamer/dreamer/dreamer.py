@@ -66,8 +66,9 @@ class Dreamer(ModelBasedAlgorithm):
     :param slow_critic_rate: share of the critic that goes into the slow copy at each update
     :param replay_value_scale: weight of the critic's loss on replayed sequences (its gradient reaches the world model)
     :param evaluation_rate: :meth:`predict` acts with a Polyak average of world model and actor that takes this share of the
-        networks in training at each update (8 / updates if that is more); None to act with these themselves
+        networks in training at each update (16 / updates if that is more); None to act with these themselves
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
+    :param pretrain_updates: updates at once when training starts
     :param online_replay: train on every new window once before drawing at random
     :param policy_kwargs: ``size``, ``latent``, ``world_model_kwargs``, ``optimizer_class`` ...: see
         :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`
@@ -106,8 +107,9 @@ class Dreamer(ModelBasedAlgorithm):
         slow_critic_scale: float = 0.1,
         slow_critic_rate: float = 0.02,
         replay_value_scale: float = 0.0,
-        evaluation_rate: float | None = 0.005,
+        evaluation_rate: float | None = 0.01,
         random_warmup: bool = True,
+        pretrain_updates: int = 1,
         online_replay: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -142,6 +144,7 @@ class Dreamer(ModelBasedAlgorithm):
             train_ratio=train_ratio,
             gamma=gamma,
             random_warmup=random_warmup,
+            pretrain_updates=pretrain_updates,
             online_replay=online_replay,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,

@@ -41,6 +41,7 @@ DREAMER_V3: dict[str, Any] = dict(
     buffer_size=5_000_000,
     learning_starts=1088,  # 1024 places where a window of 64 rows and its context fit
     random_warmup=False,
+    pretrain_updates=1,
     online_replay=True,
     batch_size=16,
     batch_length=64,

@@ -1,0 +1,170 @@
+"""Evaluation on a fixed grid of steps and with fixed starts, which leaves the training as if it had not happened."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecNormalize,
+    VecTransposeImage,
+    is_vecenv_wrapped,
+    sync_envs_normalization,
+)
+
+from sb3_dreamer.compare.environments import build_vec_env, env_name
+from sb3_dreamer.compare.records import Row, RunSpec
+
+# Episode i of every evaluation of every run is reset with seed EVAL_SEED + i.
+EVAL_SEED = 10_000
+
+
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """Give the global random generators back as they were."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [th.cuda.current_device()] if th.cuda.is_initialized() else []
+    try:
+        with th.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def build_eval_env(spec: RunSpec, model: BaseAlgorithm) -> VecEnv:
+    """
+    :param spec: the run
+    :param model: the algorithm in training, whose environment's wrappers the copies need
+    :return: one environment for each episode of an evaluation
+    """
+    training_env = model.get_env()
+    assert training_env is not None
+    normalize = is_vecenv_wrapped(training_env, VecNormalize)
+    with preserved_random_state():  # an environment may draw random numbers when it is made
+        env = build_vec_env(spec.env_id, spec.env_kwargs, spec.n_eval_episodes, EVAL_SEED, normalize)
+    if isinstance(env, VecNormalize):
+        env.training = False
+        env.norm_reward = False
+    return VecTransposeImage(env) if is_vecenv_wrapped(training_env, VecTransposeImage) else env
+
+
+def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
+    """
+    Play one deterministic episode in each environment, all of them at once.
+
+    :param model: anything with SB3's ``predict`` and ``policy``
+    :param env: environments as from :func:`build_eval_env`
+    :return: undiscounted returns, shape ``(env.num_envs,)``
+    """
+    was_training = model.policy.training
+    with preserved_random_state():
+        # A policy may draw random numbers even when its actions are deterministic (a latent state, say).
+        set_random_seed(EVAL_SEED)
+        env.seed(EVAL_SEED)
+        observations, state = env.reset(), None
+        episode_starts = np.ones(env.num_envs, dtype=bool)
+        returns, running = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)
+        while running.any():
+            actions, state = model.predict(
+                observations,  # type: ignore[arg-type]
+                state=state,
+                episode_start=episode_starts,
+                deterministic=True,
+            )
+            observations, rewards, dones, _ = env.step(actions)
+            # Environments restart by themselves; only the first episode of each counts.
+            returns[running] += rewards[running]
+            running &= ~dones
+            episode_starts = dones
+    model.policy.set_training_mode(was_training)
+    return returns
+
+
+class TrainingClock:
+    """Wall and CPU seconds of this process, stopped while it does something else than train."""
+
+    def __init__(self) -> None:
+        self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self._wall_start += time.perf_counter() - wall
+            self._cpu_start += time.process_time() - cpu
+
+    def read(self) -> tuple[float, float]:
+        """:return: wall seconds and CPU seconds (all threads) since the start"""
+        return time.perf_counter() - self._wall_start, time.process_time() - self._cpu_start
+
+
+class GridEvaluation(BaseCallback):
+    """
+    Evaluate at fixed steps, each time with everything learned from the steps until there.
+
+    SB3 calls ``on_step`` before it trains on that step, so an evaluation waits for the next rollout or the next step,
+    whichever comes first. With several environments the grid point is passed by less than ``n_envs`` steps. Training
+    ends at the last grid point, also in the middle of a rollout: an algorithm with long rollouts gets no extra steps.
+
+    :param spec: the run
+    :param on_row: called with each finished evaluation
+    :param on_timesteps: called with the number of steps so far, after every step
+    """
+
+    def __init__(self, spec: RunSpec, on_row: Callable[[Row], None], on_timesteps: Callable[[int], None]) -> None:
+        super().__init__()
+        self.spec, self.on_row, self.on_timesteps = spec, on_row, on_timesteps
+        self.due = spec.grid
+        self.env: VecEnv | None = None
+
+    def _on_training_start(self) -> None:
+        self.env = build_eval_env(self.spec, self.model)
+        self.clock = TrainingClock()
+
+    def _on_rollout_start(self) -> None:
+        self.evaluate_until(self.model.num_timesteps)
+
+    def _on_step(self) -> bool:
+        before = self.num_timesteps - self.training_env.num_envs
+        self.evaluate_until(before)
+        self.on_timesteps(self.num_timesteps)
+        return before < self.spec.total_timesteps
+
+    def _on_training_end(self) -> None:
+        self.evaluate_until(self.model.num_timesteps)
+        if self.env is not None:
+            self.env.close()
+
+    def evaluate_until(self, timesteps: int) -> None:
+        """:param timesteps: environment steps that the policy has been trained on"""
+        reached = [step for step in self.due if step <= timesteps]
+        if not reached:
+            return
+        assert self.env is not None
+        self.due = self.due[len(reached) :]
+        wall_seconds, cpu_seconds = self.clock.read()
+        with self.clock.stopped():
+            sync_envs_normalization(self.training_env, self.env)
+            returns = evaluate(self.model, self.env)
+            for step in reached:
+                self.on_row(
+                    Row(
+                        env=env_name(self.spec.env_id),
+                        algo=self.spec.algo,
+                        seed=self.spec.seed,
+                        timesteps=step,
+                        eval_return_mean=float(returns.mean()),
+                        eval_return_std=float(returns.std()),
+                        wall_seconds=round(wall_seconds, 3),
+                        cpu_seconds=round(cpu_seconds, 3),
+                    )
+                )

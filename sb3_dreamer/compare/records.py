@@ -1,0 +1,245 @@
+"""What a run is, what it leaves on disk, and how that is read back."""
+
+import csv
+import dataclasses
+import inspect
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sb3_dreamer.compare.environments import env_name
+from sb3_dreamer.compare.errors import ComparisonError
+from sb3_dreamer.version import __version__
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluation, one line of ``results.csv``."""
+
+    env: str
+    algo: str
+    seed: int
+    timesteps: int
+    eval_return_mean: float  # over the evaluation's episodes
+    eval_return_std: float
+    wall_seconds: float  # of training until here, evaluations left out
+    cpu_seconds: float
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that one run depends on, and where its files go."""
+
+    env_id: str
+    env_kwargs: Mapping[str, Any]
+    algo: str
+    seed: int
+    total_timesteps: int
+    eval_every: int
+    n_eval_episodes: int
+    hyperparameters: Mapping[str, Any]
+    device: str
+    out: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.algo} seed {self.seed}"
+
+    @property
+    def rows_path(self) -> Path:
+        return self.out / "runs" / f"{self.algo}-seed{self.seed}.csv"
+
+    @property
+    def done_path(self) -> Path:
+        return self.out / "runs" / f"{self.algo}-seed{self.seed}.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.out / "logs" / f"{self.algo}-{self.seed}.log"
+
+    @property
+    def grid(self) -> list[int]:
+        """The steps at which the policy is evaluated: 0, every multiple of ``eval_every``, and the last step."""
+        return [*range(0, self.total_timesteps, self.eval_every), self.total_timesteps]
+
+    def settings(self) -> dict[str, Any]:
+        """:return: what two runs must have in common to be the same run, as JSON can hold it"""
+        return _plain(
+            {
+                "env": env_name(self.env_id),
+                "env_kwargs": self.env_kwargs,
+                "algo": self.algo,
+                "seed": self.seed,
+                "total_timesteps": self.total_timesteps,
+                "eval_every": self.eval_every,
+                "n_eval_episodes": self.n_eval_episodes,
+                "hyperparameters": self.hyperparameters,
+                "device": self.device,
+                "sb3_dreamer": __version__,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that reached its last step."""
+
+    spec: RunSpec
+    rows: tuple[Row, ...]
+    n_parameters: int
+    versions: Mapping[str, str]
+    cpu_model: str
+
+
+def _plain(value: Any) -> Any:
+    """:return: the same value out of dicts, lists, strings and numbers; classes and functions by their name"""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return f"{value.__module__}.{value.__qualname__}"
+    return repr(value)
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """
+    Write a file so that a reader, or an interruption, meets the old content or the new one, never half of it.
+
+    :param path: the file
+    :param write: writes the content to the path it is given
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """
+    :param path: the file, written atomically
+    :param content: what JSON can hold
+    """
+    text = json.dumps(content, indent=2, allow_nan=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """
+    :param path: the CSV file, written atomically
+    :param rows: its lines
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(dataclasses.astuple(row) for row in rows)
+
+    write_atomically(path, write)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """
+    :param path: a CSV file of :func:`write_rows`
+    :return: its lines
+    """
+    converters: dict[str, Callable[[str], Any]] = {"env": str, "algo": str, "seed": int, "timesteps": int}
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(**{column: converters.get(column, float)(line[column]) for column in COLUMNS})
+            for line in csv.DictReader(file)
+        ]
+
+
+def finish(spec: RunSpec, rows: Iterable[Row], n_parameters: int) -> None:
+    """
+    Leave a finished run's files; the ``.json`` comes last and says that the ``.csv`` is complete.
+
+    :param spec: the run
+    :param rows: its evaluations
+    :param n_parameters: number of trained parameters
+    """
+    write_rows(spec.rows_path, rows)
+    content = {
+        "settings": spec.settings(),
+        "n_parameters": n_parameters,
+        "versions": installed_versions(),
+        "cpu_model": cpu_model(),
+    }
+    write_json(spec.done_path, content)
+
+
+def read_finished(spec: RunSpec) -> FinishedRun | None:
+    """
+    :param spec: a run
+    :return: what it left, None if it has not finished; an error if a *different* run left its files there
+    """
+    if not (spec.done_path.exists() and spec.rows_path.exists()):
+        return None
+    done = json.loads(spec.done_path.read_text(encoding="utf-8"))
+    differences = _differences(done["settings"], spec.settings())
+    if differences:
+        raise ComparisonError(
+            f"{spec.done_path} is a finished run with other settings:\n  "
+            + "\n  ".join(differences)
+            + "\nChoose another --out, or pass --overwrite to run it anew."
+        )
+    rows = tuple(read_rows(spec.rows_path))
+    return FinishedRun(spec, rows, done["n_parameters"], done["versions"], done["cpu_model"])
+
+
+def discard(spec: RunSpec) -> None:
+    """Forget a run; its ``.json`` goes first, as without it the rest does not count."""
+    for path in (spec.done_path, spec.rows_path, spec.log_path):
+        path.unlink(missing_ok=True)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted({*old, *new}):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            lines += _differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            lines.append(f"{prefix}{key}: {before!r} there, {now!r} now")
+    return lines
+
+
+def installed_versions() -> dict[str, str]:
+    """:return: versions of what decides about a run's numbers"""
+    import gymnasium
+    import numpy
+    import stable_baselines3
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "gymnasium": gymnasium.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+        "sb3_dreamer": __version__,
+    }
+
+
+def cpu_model() -> str:
+    """:return: the processor's name, as CPU seconds mean nothing without it"""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

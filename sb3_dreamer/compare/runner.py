@@ -1,0 +1,153 @@
+"""
+One run in one process: build the environment and the model, train, evaluate on the grid, leave the files.
+
+``jobs.py`` starts this file as ``python -m sb3_dreamer.compare.runner``: the run's description comes in on standard
+input, lines of JSON with its progress go out on standard output, and all that the run itself prints goes to its log.
+"""
+
+import copy
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_dreamer.compare.environments import build_vec_env
+from sb3_dreamer.compare.evaluation import GridEvaluation
+from sb3_dreamer.compare.records import Row, RunSpec, finish, write_rows
+from sb3_dreamer.compare.settings import load_algorithm
+
+
+def policy_name(algorithm: type[BaseAlgorithm], observation_space: spaces.Space) -> str:
+    """
+    :param algorithm: its class
+    :param observation_space: the environment's
+    :return: the policy that fits the observations, by SB3's names
+    """
+    kind = "Mlp"
+    if isinstance(observation_space, spaces.Dict):
+        kind = "MultiInput"
+    elif is_image_space(observation_space):
+        kind = "Cnn"
+    names = (f"{kind}Policy", f"{kind}LstmPolicy")
+    return next((name for name in names if name in algorithm.policy_aliases), next(iter(algorithm.policy_aliases)))
+
+
+def _schedules(settings: dict[str, Any]) -> dict[str, Any]:
+    """:return: the settings with each ``"lin_<number>"`` turned into a schedule"""
+    for key in ("learning_rate", "clip_range"):
+        value = settings.get(key)
+        if isinstance(value, str) and value.startswith("lin_"):
+            settings[key] = LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+    return settings
+
+
+def build_model(spec: RunSpec) -> BaseAlgorithm:
+    """
+    :param spec: the run
+    :return: its algorithm, seeded and with its training environments
+    """
+    algorithm = load_algorithm(spec.algo)
+    # A copy, as SB3's classes write into the policy_kwargs that they are given.
+    settings = _schedules(copy.deepcopy(dict(spec.hyperparameters)))
+    n_envs, normalize = settings.pop("n_envs", 1), settings.pop("normalize", False)
+    noise_std, policy = settings.pop("noise_std", None), settings.pop("policy", None)
+    env = build_vec_env(spec.env_id, spec.env_kwargs, n_envs, spec.seed, normalize, settings.get("gamma", 0.99))
+    if noise_std is not None:
+        shape = env.action_space.shape
+        assert shape is not None
+        settings["action_noise"] = NormalActionNoise(np.zeros(shape), noise_std * np.ones(shape))
+    arguments: dict[str, Any] = {"seed": spec.seed, "device": spec.device, "verbose": 1, **settings}
+    # The classes differ in their arguments; the base class's signature is not theirs.
+    make: Callable[..., BaseAlgorithm] = algorithm
+    return make(policy or policy_name(algorithm, env.observation_space), env, **arguments)
+
+
+def count_parameters(model: BaseAlgorithm) -> int:
+    """:return: number of trained parameters; target networks are copies and do not count"""
+    parameters = model.policy.named_parameters()
+    return sum(p.numel() for name, p in parameters if p.requires_grad and "target" not in name)
+
+
+def execute(
+    spec: RunSpec,
+    on_row: Callable[[Row], None] = lambda row: None,
+    on_timesteps: Callable[[int], None] = lambda timesteps: None,
+) -> list[Row]:
+    """
+    Train and evaluate, writing the rows after each evaluation and the proof of completion at the end.
+
+    :param spec: the run
+    :param on_row: called with each evaluation
+    :param on_timesteps: called with the number of environment steps so far
+    :return: all evaluations
+    """
+    rows: list[Row] = []
+
+    def keep(row: Row) -> None:
+        rows.append(row)
+        write_rows(spec.rows_path, rows)
+        on_row(row)
+
+    model = build_model(spec)
+    model.learn(spec.total_timesteps, callback=GridEvaluation(spec, keep, on_timesteps))
+    if [row.timesteps for row in rows] != spec.grid:
+        raise RuntimeError(f"{spec.label} stopped early: evaluated at {[row.timesteps for row in rows]} of {spec.grid}")
+    finish(spec, rows, count_parameters(model))
+    env = model.get_env()
+    if env is not None:
+        env.close()
+    return rows
+
+
+class _Messages:
+    """Progress for the parent process, a few lines a second at most."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._last = 0.0
+
+    def timesteps(self, timesteps: int) -> None:
+        if time.monotonic() - self._last > 0.2:
+            self._send({"timesteps": timesteps})
+
+    def row(self, row: Row) -> None:
+        self._send({"timesteps": row.timesteps, "return": row.eval_return_mean, "cpu_seconds": row.cpu_seconds})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        # If the parent has gone, this raises BrokenPipeError, which ends the run: nobody is waiting for it any more.
+        self._file.write(json.dumps(message) + "\n")
+        self._file.flush()
+        self._last = time.monotonic()
+
+
+def main() -> int:
+    """:return: the process's exit code"""
+    # Ctrl-C reaches the whole terminal; only the parent should answer it, and it then ends the runs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    messages = _Messages(os.dup(1))
+    os.dup2(2, 1)  # standard error is the log
+    th.set_num_threads(1)
+    try:
+        spec = cloudpickle.load(sys.stdin.buffer)
+        execute(spec, messages.row, messages.timesteps)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Bad input: a ValueError that says what and what to do, before anything is changed."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Clock, assert_equal_weights, tiny_dreamer, weights_of
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    (dict(batch_length=5000), "batch_length=5000 needs 5001 rows .* buffer_size=2000"),
+    (dict(learning_starts=8), "learning_starts=8 is too small .* at least 9"),
+    (dict(batch_size=0), "batch_size must be positive"),
+    (dict(train_ratio=-1), "train_ratio must be positive"),
+    (dict(gamma=1.5), r"gamma must lie in \[0, 1\], got 1.5"),
+    (dict(actor_gradient="backprop"), "actor_gradient must be 'auto'"),
+    (dict(ent_coef=-0.1), "ent_coef must be"),
+    (dict(ent_coef="some"), "ent_coef must be"),
+    (dict(imagination_horizon=0), "imagination_horizon"),
+    (dict(imagination_starts=0), "imagination_starts"),
+    (dict(return_lambda=2.0), "return_lambda"),
+    (dict(slow_critic_scale=-1.0), "slow_critic_scale"),
+    (dict(policy_kwargs=dict(size="huge")), "Unknown size='huge'"),
+    (dict(policy_kwargs=dict(latent="binary")), "latent must be"),
+    (dict(policy_kwargs=dict(world_model_kwargs=dict(normalize_obs="yes"))), "normalize_obs must be"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "message"), BAD_ARGUMENTS, ids=lambda value: str(value)[:40])
+def test_arguments(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_dreamer(**kwargs)
+
+
+def test_too_few_first_steps_for_many_environments() -> None:
+    with pytest.raises(ValueError, match="at least 36"):
+        tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 4), learning_starts=30)
+    model = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 30), learning_starts=None)
+    assert model._first_update_at() == 270
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions"),
+    [
+        (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2)),
+        (spaces.Text(4), spaces.Discrete(2)),
+        (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,))),
+        (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)])),
+    ],
+)
+def test_spaces(observations: spaces.Space, actions: spaces.Space) -> None:
+    env = gym.Env()
+    env.observation_space, env.action_space = observations, actions
+    # SB3 itself refuses unbounded actions, and unknown action spaces with an assertion
+    with pytest.raises((ValueError, AssertionError), match=r"(?i)space|bound"):
+        tiny_dreamer(env)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["observation", "last observation", "reset", "reward"])
+def test_values_that_are_not_finite(value: float, place: str) -> None:
+    class Broken(Clock):
+        steps = 0
+
+        def reset(self, **kwargs: Any) -> Any:
+            obs, info = super().reset(**kwargs)
+            return (obs * value if place == "reset" else obs), info
+
+        def step(self, action: Any) -> Any:
+            obs, reward, terminated, truncated, info = super().step(action)
+            self.steps += 1
+            bad = np.full(2, value, dtype=np.float32)
+            if place == "observation" and self.steps == 52:
+                obs = bad
+            if place == "last observation" and terminated and self.steps > 45:
+                obs = bad
+            if place == "reward" and self.steps == 52:
+                reward = value
+            return obs, reward, terminated, truncated, info
+
+    model = tiny_dreamer(Broken())
+    with pytest.raises(ValueError, match=r"from environment 0.*Nothing of this step was stored"):
+        model.learn(100)
+    buffer = model.replay_buffer
+    assert buffer is not None
+    count = int(buffer._count[0])
+    assert np.isfinite(buffer._obs["obs"][0, :count]).all() and np.isfinite(buffer._reward[0, :count]).all()
+    statistics = model.world_model.state_dict()
+    assert all(np.isfinite(v.numpy()).all() for v in statistics.values())
+
+
+def test_bad_environment_is_named_by_its_index() -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    class Broken(Clock):
+        def _obs(self) -> np.ndarray:
+            return np.full(2, np.nan if self.clock == 2 else 0.0, dtype=np.float32)
+
+    model = tiny_dreamer(DummyVecEnv([Clock, Broken]))
+    with pytest.raises(ValueError, match="from environment 1, key 'obs'"):
+        model.learn(100)
+
+
+class Interrupting(Clock):
+    """Ctrl-C at a step."""
+
+    at = 55
+
+    def __init__(self) -> None:
+        super().__init__(length=20)
+        self.steps = 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps == self.at:
+            raise KeyboardInterrupt
+        return super().step(action)
+
+
+def test_interrupt_leaves_a_model_that_saves_and_learns_on(tmp_path) -> None:
+    model = tiny_dreamer(Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    loaded = type(model).load(tmp_path / "model", env=Clock(), device="cpu")
+    assert_equal_weights(weights_of(model), weights_of(loaded))
+    assert loaded.num_timesteps == 54
+    model.learn(30, reset_num_timesteps=False)  # what the environment was doing is unknown: it starts an episode
+    assert model.num_timesteps == 84
+    assert model.replay_buffer is not None
+    first = model.replay_buffer._is_first[0, : int(model.replay_buffer._count[0])]
+    assert first[57]  # 54 steps and two ends of episodes make 56 rows, one more was chosen but not answered
+
+
+def test_imagine_refuses_what_does_not_fit() -> None:
+    model = tiny_dreamer()
+    obs = np.zeros(3, dtype=np.float32)
+    with pytest.raises(ValueError, match="horizon must be at least 1"):
+        model.imagine(obs, 0)
+    with pytest.raises(ValueError, match=r"actions has shape \(4, 1\).* need \(5, 1\)"):
+        model.imagine(obs, 5, actions=np.zeros((4, 1)))
+    with pytest.raises(ValueError, match=r"need \(2, 5, 1\)"):
+        model.imagine(np.zeros((2, 3), dtype=np.float32), 5, actions=np.zeros((5, 1)))

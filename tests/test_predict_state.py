@@ -1,0 +1,83 @@
+"""The state that goes in and out of ``predict``."""
+
+import numpy as np
+import pytest
+from conftest import tiny_dreamer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_dreamer import Dreamer
+
+OBS = np.random.default_rng(0).normal(size=(4, 3, 3)).astype(np.float32)  # 4 steps of 3 environments
+
+
+@pytest.fixture(scope="module")
+def model() -> Dreamer:
+    return tiny_dreamer().learn(100)
+
+
+def run(model: Dreamer, obs: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
+    state, actions = None, []
+    for t, obs_t in enumerate(obs):
+        start = None if starts is None else starts[t]
+        action, state = model.predict(obs_t, state, start, deterministic=True)
+        actions.append(action)
+    return np.stack(actions)
+
+
+def test_shapes(model: Dreamer) -> None:
+    action, state = model.predict(OBS[0], deterministic=True)
+    assert action.shape == (3, 1) and isinstance(state, tuple)
+    assert [part.shape for part in state] == [(3, 8), (3, 2), (3, 1)]
+    assert all(isinstance(part, np.ndarray) for part in state)
+    single, one = model.predict(OBS[0, 0], deterministic=True)
+    assert single.shape == (1,) and [len(part) for part in one] == [1, 1, 1]
+    assert np.allclose(single, action[0])
+
+
+def test_the_past_matters_and_environments_do_not_mix(model: Dreamer) -> None:
+    together = run(model, OBS)
+    for i in range(3):
+        assert np.allclose(run(model, OBS[:, i : i + 1]), together[:, i : i + 1], atol=1e-5)
+    other = OBS.copy()
+    other[0] += 1
+    assert not np.allclose(run(model, other)[-1], together[-1], atol=1e-7)
+
+
+def test_episode_start_forgets_state_and_action_of_that_environment_only(model: Dreamer) -> None:
+    starts = np.zeros((4, 3), dtype=bool)
+    starts[2, 1] = True
+    mixed, plain = run(model, OBS, starts), run(model, OBS)
+    assert np.array_equal(mixed[:, [0, 2]], plain[:, [0, 2]])
+    assert np.allclose(mixed[2:, 1], run(model, OBS[2:])[:, 1], atol=1e-6)  # as if it had begun there
+
+
+def test_inputs_are_neither_kept_nor_changed(model: Dreamer) -> None:
+    obs, start = OBS[0].copy(), np.ones(3, dtype=bool)
+    _, state = model.predict(obs, None, start, deterministic=True)
+    kept = [part.copy() for part in state]
+    obs += 5
+    start[:] = False
+    _, newer = model.predict(OBS[1], state, start, deterministic=True)
+    assert all(np.array_equal(a, b) for a, b in zip(state, kept, strict=True))
+    assert not any(np.shares_memory(a, b) for a in state for b in newer)
+
+
+def test_predicting_leaves_the_rollout_alone(model: Dreamer) -> None:
+    before = [part.copy() for part in model._last_state]
+    run(model, OBS)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model._last_state, strict=True))
+
+
+def test_evaluate_policy_with_any_number_of_environments(model: Dreamer) -> None:
+    for n in (1, 4):
+        mean, _ = evaluate_policy(model, make_vec_env("envs:ContinuousPendulum-v0", n, seed=0), n_eval_episodes=4)
+        assert -2000 < mean < 0
+
+
+def test_average_weights_act_only_when_asked_for() -> None:
+    averaged, live = tiny_dreamer(seed=1).learn(80), tiny_dreamer(seed=1, evaluation_rate=None).learn(80)
+    assert not np.allclose(run(averaged, OBS), run(live, OBS), atol=1e-6)
+    for module, copy in (("world_model", "average_world_model"), ("actor", "average_actor")):
+        setattr(averaged.policy, copy, getattr(averaged.policy, module))
+    assert np.allclose(run(averaged, OBS), run(live, OBS))  # training itself was the same

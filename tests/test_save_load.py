@@ -1,0 +1,140 @@
+"""Saving, loading, and going on."""
+
+import io
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import TINY, assert_equal_weights, tiny_dreamer, weights_of
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_dreamer import Dreamer
+from sb3_dreamer.common.optimizers import LaProp
+
+OBS = np.array([[0.3, 0.9, -1.0], [1.0, 0.0, 2.0]], dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Dreamer:
+    return tiny_dreamer().learn(100)
+
+
+def actions(model: Dreamer) -> np.ndarray:
+    first, state = model.predict(OBS, deterministic=True)
+    second, _ = model.predict(OBS[::-1], state, np.array([False, True]), deterministic=True)
+    return np.concatenate([first, second])
+
+
+def test_round_trip(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+    trained.save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]  # nothing else is left behind
+    loaded = Dreamer.load(tmp_path / "model", device="cpu")
+    assert_equal_weights(weights_of(trained), weights_of(loaded))
+    assert np.array_equal(actions(trained), actions(loaded))
+    assert loaded.num_timesteps == 100 and loaded._n_updates == trained._n_updates
+    assert loaded.env is None and loaded.replay_buffer is not None and loaded.replay_buffer.size() == 0
+    ours, theirs = (m.policy.optimizer.state_dict()["state"] for m in (trained, loaded))
+    assert all(th.equal(ours[i]["exp_avg_sq"], theirs[i]["exp_avg_sq"]) for i in ours)
+    for name in ("gamma", "train_ratio", "imagination_starts", "ent_coef", "policy_kwargs", "batch_length"):
+        assert getattr(loaded, name) == getattr(trained, name)
+
+
+def test_loaded_model_learns_on_from_its_replay(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+    trained.save(tmp_path / "model")
+    trained.save_replay_buffer(tmp_path / "replay")
+    loaded = Dreamer.load(tmp_path / "model", env="envs:ContinuousPendulum-v0", device="cpu")
+    loaded.load_replay_buffer(tmp_path / "replay.pkl")
+    assert loaded.replay_buffer is not None and trained.replay_buffer is not None
+    assert loaded.replay_buffer.size() == trained.replay_buffer.size()
+    # the same batch, the same noise: the same losses
+    index = []
+    for model in (trained, loaded):
+        model.replay_buffer._rng = np.random.default_rng(5)
+        th.manual_seed(5)
+        batch, _ = model.replay_buffer.sample(4, 8)
+        index.append({name: loss.detach() for name, loss in model.world_model.loss(batch)[1].items()})
+    assert all(th.equal(index[0][name], index[1][name]) for name in index[0])
+    before = loaded._n_updates
+    loaded.learn(50, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 150 and loaded._n_updates > before
+
+
+def test_load_with_another_number_of_environments(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+    trained.save(tmp_path / "model")
+    env = make_vec_env("envs:ContinuousPendulum-v0", 3)
+    loaded = Dreamer.load(tmp_path / "model", env=env, device="cpu")
+    loaded.learn(90)
+    assert loaded.replay_buffer is not None and loaded.replay_buffer.n_envs == 3
+
+
+def test_streams_and_parameters(trained: Dreamer) -> None:
+    file = io.BytesIO()
+    trained.save(file)
+    file.seek(0)
+    loaded = Dreamer.load(file, device="cpu")
+    assert_equal_weights(weights_of(trained), weights_of(loaded))
+    other = tiny_dreamer(seed=3)
+    other.set_parameters(trained.get_parameters())
+    assert_equal_weights(weights_of(trained), weights_of(other))
+    assert set(trained.get_parameters()) == {"policy", "policy.optimizer"}
+
+
+def test_a_failed_save_leaves_the_old_file(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+    trained.save(tmp_path / "model")
+    content = (tmp_path / "model.zip").read_bytes()
+    trained.unpicklable = lambda: None
+    trained.get_parameters, original = (lambda: 1 / 0), trained.get_parameters  # type: ignore[method-assign]
+    try:
+        with pytest.raises(ZeroDivisionError):
+            trained.save(tmp_path / "model")
+    finally:
+        trained.get_parameters = original  # type: ignore[method-assign]
+        del trained.unpicklable
+    assert (tmp_path / "model.zip").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+
+
+def test_replays_that_do_not_fit_are_refused(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+    trained.save_replay_buffer(tmp_path / "replay.pkl")
+    other = tiny_dreamer("envs:ContinuousCartPole-v0")
+    with pytest.raises(ValueError, match="other spaces or sizes"):
+        other.load_replay_buffer(tmp_path / "replay.pkl")
+    two = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 2))
+    with pytest.raises(ValueError, match="1 environments, this model has 2"):
+        two.load_replay_buffer(tmp_path / "replay.pkl")
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(ValueError, match="holds a list"):
+        two.load_replay_buffer(tmp_path / "other.pkl")
+
+
+def test_checkpoint_callback_finds_the_replay(tmp_path: pathlib.Path) -> None:
+    model = tiny_dreamer()
+    model.learn(60, callback=CheckpointCallback(30, str(tmp_path), save_replay_buffer=True))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        *(f"rl_model_{n}_steps.zip" for n in (30, 60)),
+        *(f"rl_model_replay_buffer_{n}_steps.pkl" for n in (30, 60)),
+    }
+
+
+def test_other_optimizers_and_custom_objects_survive(tmp_path: pathlib.Path) -> None:
+    model = tiny_dreamer(
+        policy_kwargs=dict(size="debug", latent="categorical", optimizer_class=LaProp, optimizer_kwargs=dict(agc=0.1)),
+        learning_rate=lambda progress: 1e-3 * progress,
+    ).learn(60)
+    model.save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", custom_objects={"learning_rate": 1e-4}, device="cpu")
+    assert isinstance(loaded.policy.optimizer, LaProp)
+    assert loaded.learning_rate == 1e-4 and loaded.lr_schedule(1) == 1e-4
+
+
+def test_set_env_and_construction_without_learning(tmp_path: pathlib.Path) -> None:
+    model = Dreamer("MlpPolicy", None, **TINY, _init_setup_model=False)
+    assert model.env is None
+    trained = tiny_dreamer().learn(50)
+    trained.set_env(make_vec_env("envs:ContinuousPendulum-v0", 1))
+    trained.learn(20)
+    assert trained.num_timesteps == 20
