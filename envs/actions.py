@@ -52,14 +52,12 @@ def _check_discrete(action: Any, space: spaces.Discrete, batch_shape: tuple[int,
     if array.shape != batch_shape:
         wanted = "a single integer" if batch_shape == () else f"integers of shape {batch_shape}"
         raise ValueError(
-            f"action must be {wanted}, got shape {array.shape}: {action!r}. "
-            "Pass an action like action_space.sample() returns."
+            f"action must be {wanted}, got shape {array.shape}: {action!r}. Pass an action like action_space.sample() returns."
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"action must be an integer from {first} to {last}, got {action!r}. Convert it with int(...).")
     if (array < first).any() or (array > last).any():
         raise ValueError(
-            f"action must be an integer from {first} to {last}, got {action!r}. "
-            "Pass an action that action_space contains."
+            f"action must be an integer from {first} to {last}, got {action!r}. Pass an action that action_space contains."
         )
     return array.astype(np.int64)

@@ -156,9 +156,7 @@ class ToyVectorEnv(VectorEnv[npt.NDArray[np.float32], Any, npt.NDArray[Any]]):
         :param state: what :meth:`get_state` returned in an environment with as many copies
         """
         if not self.STATE_KEYS <= set(state) or len(state["np_random"]) != self.num_envs:
-            raise ValueError(
-                f"state must come from get_state() with {self.num_envs} copies, got the keys {sorted(state)}."
-            )
+            raise ValueError(f"state must come from get_state() with {self.num_envs} copies, got the keys {sorted(state)}.")
         self._states = None if state["states"] is None else np.array(state["states"], dtype=np.float64)
         self._steps = np.array(state["steps"], dtype=np.int64)
         for generator, generator_state in zip(self.np_random, state["np_random"], strict=True):

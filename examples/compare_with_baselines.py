@@ -29,6 +29,4 @@ if __name__ == "__main__":
     print(f"Curves: {result.curves_path}, every evaluation: {result.results_path}")
     # The numbers behind the table, for a script of one's own:
     for algo, entry in result.summary["algorithms"].items():
-        print(
-            f"{algo} first reaches {result.summary['threshold']:g} after {entry['steps_to_threshold']['median']} steps"
-        )
+        print(f"{algo} first reaches {result.summary['threshold']:g} after {entry['steps_to_threshold']['median']} steps")

@@ -45,7 +45,6 @@ def test_too_few_first_steps_for_many_environments() -> None:
     ("observations", "actions"),
     [
         (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2)),
-        (spaces.Text(4), spaces.Discrete(2)),
         (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,))),
         (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)])),
     ],

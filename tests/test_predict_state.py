@@ -76,7 +76,7 @@ def test_evaluate_policy_with_any_number_of_environments(model: Dreamer) -> None
 
 
 def test_average_weights_act_only_when_asked_for() -> None:
-    averaged, live = tiny_dreamer(seed=1).learn(80), tiny_dreamer(seed=1, evaluation_rate=None).learn(80)
+    averaged, live = (tiny_dreamer(seed=1, train_ratio=32, evaluation_rate=rate).learn(100) for rate in (0.01, None))
     assert not np.allclose(run(averaged, OBS), run(live, OBS), atol=1e-6)
     for module, copy in (("world_model", "average_world_model"), ("actor", "average_actor")):
         setattr(averaged.policy, copy, getattr(averaged.policy, module))

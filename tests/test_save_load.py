@@ -45,7 +45,7 @@ def test_round_trip(trained: Dreamer, tmp_path: pathlib.Path) -> None:
 def test_loaded_model_learns_on_from_its_replay(trained: Dreamer, tmp_path: pathlib.Path) -> None:
     trained.save(tmp_path / "model")
     trained.save_replay_buffer(tmp_path / "replay")
-    loaded = Dreamer.load(tmp_path / "model", env="envs:ContinuousPendulum-v0", device="cpu")
+    loaded = Dreamer.load(tmp_path / "model", env=make_vec_env("envs:ContinuousPendulum-v0", 1), device="cpu")
     loaded.load_replay_buffer(tmp_path / "replay.pkl")
     assert loaded.replay_buffer is not None and trained.replay_buffer is not None
     assert loaded.replay_buffer.size() == trained.replay_buffer.size()

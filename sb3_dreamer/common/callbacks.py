@@ -117,8 +117,8 @@ def plot_open_loop_error(errors: dict[str, np.ndarray]) -> Any:
     """
     try:
         from matplotlib.figure import Figure as MatplotlibFigure
-    except ImportError as error:
-        raise ImportError('Figures need matplotlib: pip install "sb3-dreamer[compare]", or pass figure=False.') from error
+    except ImportError as missing:
+        raise ImportError('Figures need matplotlib: pip install "sb3-dreamer[compare]", or pass figure=False.') from missing
     figure = MatplotlibFigure(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for name, error in errors.items():

@@ -112,9 +112,7 @@ class GaussianLatents:
         return params[..., : self.size]
 
     @staticmethod
-    def _kl(
-        mean_p: th.Tensor, std_p: th.Tensor, mean_q: th.Tensor, std_q: th.Tensor
-    ) -> th.Tensor:
+    def _kl(mean_p: th.Tensor, std_p: th.Tensor, mean_q: th.Tensor, std_q: th.Tensor) -> th.Tensor:
         ratio = std_p / std_q
         distance = (mean_p - mean_q) / std_q
         return (0.5 * (ratio.square() + distance.square() - 1) - ratio.log()).sum(-1)

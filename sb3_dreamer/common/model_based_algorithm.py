@@ -1,9 +1,8 @@
-"""What algorithms with a recurrent world model share: acting with a latent state, replay, train ratio, logging, saving."""
+"""What algorithms with a recurrent world model share: acting with a latent state, replay, logging, saving."""
 
 from __future__ import annotations
 
 import io
-import os
 import pathlib
 import sys
 import time
@@ -21,7 +20,8 @@ from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 
-from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
+from sb3_dreamer.common.bookkeeping import MetricMeans, check_finite, write_atomically
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, batched
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
 
@@ -95,8 +95,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         self._last_state: tuple[np.ndarray, ...] | None = None
         self._last_rewards: np.ndarray | None = None
         self._stepping = False
-        self._metrics: dict[str, th.Tensor] = {}
-        self._metrics_count = 0
+        self._metrics = MetricMeans()
         super().__init__(
             policy=policy,
             env=env,
@@ -207,7 +206,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         assert self.env is not None
         if not continues or self._last_state is None:
             assert self._last_obs is not None
-            self._check_finite(self._last_obs, np.zeros(self.n_envs))
+            check_finite(self.observation_codec, self.num_timesteps, self._last_obs)
             self._last_state = self.policy.initial_state(self.n_envs)
             self._last_rewards = np.zeros(self.n_envs, dtype=np.float32)
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -232,7 +231,9 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         :return: whether to go on
         """
         env, buffer = self.env, self.replay_buffer
-        assert env is not None and buffer is not None and self._last_obs is not None
+        assert env is not None and buffer is not None
+        assert self._last_obs is not None and self._last_episode_starts is not None
+        self._stepping = True
         obs = self.observation_codec.to_arrays(self._last_obs)
         self.policy.update_statistics(obs)
         model_actions = self._act(obs)
@@ -240,18 +241,16 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         assert self._last_state is not None and self._last_rewards is not None
         deter, stoch, _ = self._last_state
         everyone = np.arange(self.n_envs)
-        buffer.add(
-            everyone, obs, model_actions, self._last_rewards, self._last_episode_starts, deter=deter, stoch=stoch
-        )
+        buffer.add(everyone, obs, model_actions, self._last_rewards, self._last_episode_starts, deter=deter, stoch=stoch)
 
-        self._stepping = True
         new_obs, rewards, dones, infos = env.step(actions)
-        self._check_finite(new_obs, rewards, dones, infos)
+        check_finite(self.observation_codec, self.num_timesteps, new_obs, rewards, dones, infos)
         self.num_timesteps += env.num_envs
         for i in np.flatnonzero(dones):
             self._add_last_row(int(i), rewards[i], infos[i])
         self._last_obs = new_obs  # type: ignore[assignment]
-        self._last_rewards = np.where(dones, 0.0, rewards).astype(np.float32)  # a reset observation comes without reward
+        # a reset observation comes without reward
+        self._last_rewards = np.where(dones, 0.0, rewards).astype(np.float32)
         self._last_episode_starts = dones
         self._stepping = False
 
@@ -268,7 +267,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
     def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
         """The row of an episode's last observation, which a VecEnv hides in ``info`` as it has reset already."""
         assert self.replay_buffer is not None
-        last_obs = self.observation_codec.to_arrays(_batched(info["terminal_observation"]))
+        last_obs = self.observation_codec.to_arrays(batched(info["terminal_observation"]))
         self.replay_buffer.add(
             np.array([i]),
             last_obs,
@@ -290,34 +289,9 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         given = None
         if self.random_warmup and self.num_timesteps < self._first_update_at():
             given = self.action_codec.from_env(np.stack([self.action_space.sample() for _ in range(self.n_envs)]))
-        assert self._last_state is not None
+        assert self._last_state is not None and self._last_episode_starts is not None
         self._last_state = self.policy.step(obs, self._last_state, self._last_episode_starts, actions=given)
         return self._last_state[-1]
-
-    def _check_finite(
-        self,
-        obs: Any,
-        rewards: np.ndarray,
-        dones: np.ndarray | None = None,
-        infos: list[dict[str, Any]] | None = None,
-    ) -> None:
-        """Refuse NaN and infinity before they reach the replay or the normalisation's statistics."""
-        found = self.observation_codec.find_non_finite(obs)
-        for i in [] if dones is None or infos is None else np.flatnonzero(dones):
-            last = self.observation_codec.find_non_finite(_batched(infos[i]["terminal_observation"]))
-            found = (int(i), last[1]) if last else found
-        if found is not None:
-            raise ValueError(
-                f"Observation with NaN or infinity from environment {found[0]}, key {found[1]!r}, after "
-                f"{self.num_timesteps} steps: the model cannot learn from it. Correct the environment, or wrap it to "
-                "replace such values. Nothing of this step was stored."
-            )
-        if not np.isfinite(rewards).all():
-            i = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise ValueError(
-                f"Reward {rewards[i]} from environment {i} after {self.num_timesteps} steps: the model cannot learn "
-                "from it. Correct the environment, or wrap it to replace such values. Nothing of this step was stored."
-            )
 
     def _train_if_due(self) -> None:
         """As many updates as the train ratio asks for; the time before training starts counts as pretrain_updates."""
@@ -335,14 +309,6 @@ class ModelBasedAlgorithm(BaseAlgorithm):
 
     # ---- logging
 
-    def _record_metrics(self, metrics: dict[str, th.Tensor]) -> None:
-        """Sum metrics on their device; the host reads them only when the log is written."""
-        with th.no_grad():
-            for name, value in metrics.items():
-                value = value.detach()
-                self._metrics[name] = self._metrics[name] + value if name in self._metrics else value
-        self._metrics_count += 1
-
     def dump_logs(self) -> None:
         """Write the log."""
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
@@ -356,15 +322,15 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         self.logger.record("time/fps", fps)
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        if self._metrics_count:
-            for name, total in self._metrics.items():
-                self.logger.record(f"train/{name}", float(total) / self._metrics_count)
+        means = self._metrics.take()
+        if means:
+            for name, value in means.items():
+                self.logger.record(f"train/{name}", value)
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record(
                 "train/replay_ratio",
                 self._n_updates * self.batch_size * self.batch_length / max(self.num_timesteps, 1),
             )
-            self._metrics, self._metrics_count = {}, 0
         self.logger.dump(step=self.num_timesteps)
 
     # ---- using the model
@@ -396,7 +362,6 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             "_last_state",
             "_last_rewards",
             "_metrics",
-            "_metrics_count",
             "_stepping",
             "observation_codec",
             "action_codec",
@@ -420,17 +385,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         """
         if isinstance(path, io.BufferedIOBase):
             return super().save(path, exclude, include)
-        path = pathlib.Path(path)
-        if path.suffix == "":
-            path = path.with_suffix(".zip")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                super().save(file, exclude, include)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, lambda file: super(ModelBasedAlgorithm, self).save(file, exclude, include), ".zip")
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -440,11 +395,11 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         """
         if self.replay_buffer is None:
             raise ValueError("There is no replay buffer to save: the model has not been set up.")
-        save_to_pkl(path, self.replay_buffer, self.verbose)
+        if isinstance(path, io.BufferedIOBase):
+            return save_to_pkl(path, self.replay_buffer, self.verbose)
+        write_atomically(path, lambda file: save_to_pkl(file, self.replay_buffer, self.verbose), ".pkl")
 
-    def load_replay_buffer(
-        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
-    ) -> None:
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
         Load a replay written by :meth:`save_replay_buffer`.
 
@@ -469,9 +424,3 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             )
         buffer.device = self.device
         self.replay_buffer = buffer
-
-
-def _batched(obs: Any) -> Any:
-    """One observation as a batch of one."""
-    return {name: np.asarray(value)[None] for name, value in obs.items()} if isinstance(obs, dict) else np.asarray(obs)[None]
-

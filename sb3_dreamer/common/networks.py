@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch as th
@@ -82,10 +83,17 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [in_features] + [units] * layers
-        self.linears = nn.ModuleList(Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.linears = nn.ModuleList(Linear(i, o) for i, o in pairwise(sizes))
         self.norms = nn.ModuleList(make_norm(norm, units) for _ in range(layers))
         self.out = None if out_features is None else Linear(sizes[-1], out_features, out_scale)
         self.out_features = sizes[-1] if out_features is None else out_features
+
+    @property
+    def first(self) -> Linear:
+        """The first layer, for callers that know a part of its input earlier than the rest."""
+        layer = self.linears[0]
+        assert isinstance(layer, Linear)
+        return layer
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         for linear, norm in zip(self.linears, self.norms, strict=True):
@@ -161,9 +169,7 @@ class BlockGRU(nn.Module):
         embedded = F.silu(self.action_norm(self.action_in(action)))
         return embedded @ weights.action + self.hidden_bias
 
-    def step(
-        self, deter: th.Tensor, stoch: th.Tensor, action_term: th.Tensor, weights: UnrollWeights
-    ) -> th.Tensor:
+    def step(self, deter: th.Tensor, stoch: th.Tensor, action_term: th.Tensor, weights: UnrollWeights) -> th.Tensor:
         """
         :param deter: ``(B, D)``
         :param stoch: ``(B, Z)``

@@ -8,9 +8,7 @@ from typing import Any
 import torch as th
 
 
-def adaptive_grad_clip_(
-    parameters: list[th.Tensor], grads: list[th.Tensor], clip: float, min_norm: float = 1e-3
-) -> None:
+def adaptive_grad_clip_(parameters: list[th.Tensor], grads: list[th.Tensor], clip: float, min_norm: float = 1e-3) -> None:
     """
     Scale each gradient tensor down to ``clip`` times its parameter tensor's norm (AGC over whole tensors,
     Brock et al. 2021, https://arxiv.org/abs/2102.06171, as DreamerV3 uses it).

@@ -153,3 +153,13 @@ class ActionCodec:
             return np.eye(self.size, dtype=np.float32)[action.astype(np.int64) - int(self.space.start)]
         lead = action.shape[: action.ndim - len(self.space.shape or ())]
         return ((action.reshape(*lead, self.size) - self._center) / self._half).astype(np.float32)
+
+
+def batched(obs: Any) -> Any:
+    """
+    :param obs: one observation
+    :return: the same as a batch of one
+    """
+    if isinstance(obs, dict):
+        return {name: np.asarray(value)[None] for name, value in obs.items()}
+    return np.asarray(obs)[None]

@@ -131,7 +131,8 @@ class RecurrentModelPolicy(BasePolicy):
         :return: actions in the action space, and the new state
         """
         self.set_training_mode(False)
-        vectorized = is_vectorized_observation(observation, self.observation_space)
+        # SB3's annotation forgets the dictionaries that the function handles
+        vectorized = is_vectorized_observation(observation, self.observation_space)  # type: ignore[arg-type]
         obs = self.observation_codec.to_arrays(observation)
         n = len(next(iter(obs.values())))
         if state is None:

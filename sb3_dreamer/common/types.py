@@ -66,9 +66,7 @@ class LatentState:
         :return: one state with that axis
         """
         listed = list(states)
-        return LatentState(
-            th.stack([state.deter for state in listed], dim), th.stack([state.stoch for state in listed], dim)
-        )
+        return LatentState(th.stack([state.deter for state in listed], dim), th.stack([state.stoch for state in listed], dim))
 
 
 @dataclass(frozen=True)

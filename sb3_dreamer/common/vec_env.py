@@ -116,9 +116,7 @@ class VectorEnvAdapter(VecEnv):
         :return: ``num_envs`` RGB images, uint8 ``(height, width, 3)``, or ``None`` unless ``render_mode="rgb_array"``
         """
         if self.render_mode != "rgb_array":
-            warnings.warn(
-                f"Images need render_mode='rgb_array', but the environment was made with {self.render_mode!r}."
-            )
+            warnings.warn(f"Images need render_mode='rgb_array', but the environment was made with {self.render_mode!r}.")
             return [None] * self.num_envs
         frames: Any = self.vector_env.render()
         return list(frames)
@@ -157,9 +155,7 @@ class VectorEnvAdapter(VecEnv):
         else:
             setattr(base, attr_name, value)
 
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list:
+    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list:
         """Call a method.
 
         :param method_name: name of the method

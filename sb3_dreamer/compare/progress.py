@@ -16,9 +16,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
     def skipped(self, spec: RunSpec) -> None:
@@ -69,9 +67,7 @@ class PlainProgress(Progress):
         self._print(spec, f"started, log in {spec.log_path}")
 
     def evaluated(self, spec: RunSpec, timesteps: int, mean_return: float, cpu_seconds: float) -> None:
-        self._print(
-            spec, f"{timesteps}/{spec.total_timesteps} steps, return {mean_return:.2f}, {cpu_seconds:.1f} CPU seconds"
-        )
+        self._print(spec, f"{timesteps}/{spec.total_timesteps} steps, return {mean_return:.2f}, {cpu_seconds:.1f} CPU seconds")
 
     def finished(self, spec: RunSpec) -> None:
         self.n_done += 1
@@ -110,9 +106,7 @@ class RichProgress(Progress):
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
 
     def _advance(self, spec: RunSpec, timesteps: int) -> None:

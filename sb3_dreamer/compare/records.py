@@ -159,8 +159,7 @@ def read_rows(path: Path) -> list[Row]:
     converters: dict[str, Callable[[str], Any]] = {"env": str, "algo": str, "seed": int, "timesteps": int}
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(**{column: converters.get(column, float)(line[column]) for column in COLUMNS})
-            for line in csv.DictReader(file)
+            Row(**{column: converters.get(column, float)(line[column]) for column in COLUMNS}) for line in csv.DictReader(file)
         ]
 
 

@@ -235,7 +235,7 @@ class Dreamer(ModelBasedAlgorithm):
                 policy.update_average(self.evaluation_rate)
             self.replay_buffer.write_latents(index, posterior)
             self._n_updates += 1
-            self._record_metrics(metrics)
+            self._metrics.add(metrics)
 
     def _imagination_starts(self, posterior: LatentState) -> tuple[LatentState, th.Tensor | None]:
         """:return: detached states ``(N, ...)`` and which of the ``B * T`` they are, None for all"""
@@ -259,9 +259,7 @@ class Dreamer(ModelBasedAlgorithm):
         with th.set_grad_enabled(self._through_dynamics):
             return self.world_model.imagine(act, starts, horizon), policies
 
-    def _behaviour_losses(
-        self, starts: LatentState, metrics: dict[str, th.Tensor]
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def _behaviour_losses(self, starts: LatentState, metrics: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         :param starts: where to imagine from, ``(N, ...)``
         :param metrics: to be completed
@@ -306,9 +304,7 @@ class Dreamer(ModelBasedAlgorithm):
         )
         return actor_loss, value_loss, returns[:, 0]
 
-    def _replay_value_loss(
-        self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None
-    ) -> th.Tensor:
+    def _replay_value_loss(self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None) -> th.Tensor:
         """
         The critic's loss on the replayed sequences. Features are NOT detached: the model learns to keep what values need.
 
@@ -378,5 +374,3 @@ class Dreamer(ModelBasedAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "world_model", "actor", "critic", "_schedules"]
-
-

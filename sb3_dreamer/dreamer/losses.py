@@ -10,9 +10,7 @@ from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
 from sb3_dreamer.common.math import lambda_return
 
 
-def imagined_returns(
-    reward: th.Tensor, discount: th.Tensor, value: th.Tensor, lambda_: float
-) -> tuple[th.Tensor, th.Tensor]:
+def imagined_returns(reward: th.Tensor, discount: th.Tensor, value: th.Tensor, lambda_: float) -> tuple[th.Tensor, th.Tensor]:
     """
     λ-returns of imagined states, and how much each state counts: ``w_t = Π_{i<=t} d_i``, the start's own ``d_0``
     included, so that nothing is learnt from states after the episode's end.
@@ -70,9 +68,7 @@ def dynamics_actor_loss(
     return -weights * (returns / scale + ent_coef * entropy)
 
 
-def critic_loss(
-    value: TwoHot, target: th.Tensor, slow_value: th.Tensor, weights: th.Tensor, slow_scale: float
-) -> th.Tensor:
+def critic_loss(value: TwoHot, target: th.Tensor, slow_value: th.Tensor, weights: th.Tensor, slow_scale: float) -> th.Tensor:
     """
     ``w_t [CE(v_t, R_t) + β CE(v_t, slow v_t)]``: the slow critic regularises, the targets come from the online one.
 

@@ -135,7 +135,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         sizes = get_size(size)
         model_kwargs = {**SMALL_WORLD_MODEL, **(world_model_kwargs or {})}
         norm: Norm = model_kwargs["norm"]
-        self.world_model = world_model_class(  # type: ignore[call-arg]
+        self.world_model = world_model_class(
             keys=self.observation_codec.keys,
             action_size=self.action_codec.size,
             size=sizes,

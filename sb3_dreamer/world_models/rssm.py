@@ -78,9 +78,7 @@ class RSSM(WorldModel):
         self.observation_model = ObservationModel(keys, self.feat_size, size.units, size.layers, norm, normalize_obs)
         self.core = BlockGRU(size.deter, self.stoch_size, action_size, size.hidden, size.blocks, norm, update_bias)
         self.prior_net = MLP(size.deter, size.hidden, 2, self.latents.param_size, norm)
-        self.posterior_net = MLP(
-            size.deter + self.observation_model.embed_size, size.hidden, 1, self.latents.param_size, norm
-        )
+        self.posterior_net = MLP(size.deter + self.observation_model.embed_size, size.hidden, 1, self.latents.param_size, norm)
         self.reward_head = MLP(self.feat_size, size.units, size.head_layers, size.bins, norm, out_scale=0.0)
         self.continue_head = MLP(self.feat_size, size.units, size.head_layers, 1, norm)
         self.register_buffer("bins", symexp_bins(size.bins), persistent=False)
@@ -107,12 +105,12 @@ class RSSM(WorldModel):
         :param embed_term: from :meth:`_embed_term`, ``(B, H)``
         """
         net = self.posterior_net
-        hidden = th.addmm(embed_term, deter, net.linears[0].weight[:, : self.deter_size].T)
+        hidden = th.addmm(embed_term, deter, net.first.weight[:, : self.deter_size].T)
         assert net.out is not None
         return net.out(F.silu(net.norms[0](hidden)))
 
     def _embed_term(self, obs: dict[str, th.Tensor]) -> th.Tensor:
-        first = self.posterior_net.linears[0]
+        first = self.posterior_net.first
         return F.linear(self.observation_model.encode(obs), first.weight[:, self.deter_size :], first.bias)
 
     def observe_step(

@@ -101,9 +101,7 @@ def test_sync_vector_env_equals_dummy_vec_env(limit):
 
 
 def test_other_autoreset_modes_are_refused():
-    with pytest.raises(
-        ValueError, match=r"vector_env must reset in AutoresetMode.SAME_STEP, got .*NEXT_STEP.*make_vec"
-    ):
+    with pytest.raises(ValueError, match=r"vector_env must reset in AutoresetMode.SAME_STEP, got .*NEXT_STEP.*make_vec"):
         VectorEnvAdapter(gym.make_vec("envs:ContinuousPendulum-v0", num_envs=1, vectorization_mode="sync"))
     with pytest.raises(TypeError, match=r"vector_env must be a gymnasium.vector.VectorEnv, got ContinuousPendulumEnv"):
         VectorEnvAdapter(envs.ContinuousPendulumEnv())

@@ -46,9 +46,7 @@ def naive_block_gru(core: BlockGRU, deter: th.Tensor, stoch: th.Tensor, action: 
     x2 = silu(core.action_norm(core.action_in(action / action.abs().clamp_min(1))))
     x = th.cat([x0, x1, x2], -1)
     g, width = core.blocks, core.deter // core.blocks
-    hidden = th.cat(
-        [th.cat([deter[:, i * width : (i + 1) * width], x], -1) @ core.hidden_weight[i] for i in range(g)], -1
-    )
+    hidden = th.cat([th.cat([deter[:, i * width : (i + 1) * width], x], -1) @ core.hidden_weight[i] for i in range(g)], -1)
     hidden = silu(core.hidden_norm(hidden + core.hidden_bias))  # the norm spans all blocks
     resets, candidates, updates = [], [], []
     for i in range(g):

@@ -78,9 +78,7 @@ def test_what_comes_before_a_border_has_no_influence_after_it() -> None:
     first = th.zeros(5, 7)
     first[:, 3] = 1
     batch = dataclasses.replace(batch, is_first=first)
-    changed = dataclasses.replace(
-        batch, initial=batch.initial.map(lambda x: x + 1), prev_action=batch.prev_action.clone()
-    )
+    changed = dataclasses.replace(batch, initial=batch.initial.map(lambda x: x + 1), prev_action=batch.prev_action.clone())
     changed.prev_action[:, :4] += 1  # the action that leads into the reset row included
     results = []
     for given in (batch, changed):

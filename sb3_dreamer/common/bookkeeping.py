@@ -1,0 +1,95 @@
+"""What a training loop needs beside learning: means of metrics, refusing bad values, whole files or none."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_dreamer.common.preprocessing import ObservationCodec, batched
+
+
+class MetricMeans:
+    """Sums metrics on their device; the host reads them only when the log is written."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, th.Tensor] = {}
+        self._count = 0
+
+    @th.no_grad()
+    def add(self, metrics: dict[str, th.Tensor]) -> None:
+        """
+        :param metrics: scalars of one update, the same names every time
+        """
+        for name, value in metrics.items():
+            value = value.detach()
+            self._totals[name] = self._totals[name] + value if name in self._totals else value
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        """:return: means since the last call, empty if there was no update"""
+        means = {name: float(total) / self._count for name, total in self._totals.items()}
+        self._totals, self._count = {}, 0
+        return means
+
+
+def check_finite(
+    codec: ObservationCodec,
+    num_timesteps: int,
+    obs: Any,
+    rewards: np.ndarray | None = None,
+    dones: np.ndarray | None = None,
+    infos: list[dict[str, Any]] | None = None,
+) -> None:
+    """
+    Refuse NaN and infinity before they reach the replay or the statistics of a normalisation.
+
+    :param codec: knows the observation's keys
+    :param num_timesteps: for the message
+    :param obs: a batch of observations, the reset ones where an episode ended
+    :param rewards: ``(n_envs,)``
+    :param dones: where an episode ended, ``(n_envs,)``
+    :param infos: hold the last observations of those
+    """
+    found = codec.find_non_finite(obs)
+    if dones is not None and infos is not None:
+        for i in np.flatnonzero(dones):
+            last = codec.find_non_finite(batched(infos[i]["terminal_observation"]))
+            found = (int(i), last[1]) if last else found
+    what = None
+    if found is not None:
+        what = f"Observation with NaN or infinity from environment {found[0]}, key {found[1]!r}"
+    elif rewards is not None and not np.isfinite(rewards).all():
+        bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
+        what = f"Reward {rewards[bad]} from environment {bad}"
+    if what is not None:
+        raise ValueError(
+            f"{what}, after {num_timesteps} steps: the model cannot learn from it. Correct the environment, or wrap it "
+            "to replace such values. Nothing of this step was stored."
+        )
+
+
+def write_atomically(path: str | pathlib.Path, write: Callable[[io.BufferedIOBase], object], suffix: str) -> None:
+    """
+    Write a file so that it appears at once and whole, or not at all.
+
+    :param path: where
+    :param write: writes the content
+    :param suffix: added to the path if it has none
+    """
+    path = pathlib.Path(path)
+    if path.suffix == "":
+        path = path.with_suffix(suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,37 @@
+"""Every example runs, briefly, and is short."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+ARGUMENTS = {
+    "quickstart.py": ["--total-timesteps", "250", "--out", "{out}"],
+    "compare_with_baselines.py": ["--total-timesteps", "260", "--seeds", "1", "--out", "{out}"],
+    "custom_environment.py": ["--total-timesteps", "250"],
+    "imagine_and_plot.py": ["--total-timesteps", "260", "--out", "{out}"],
+}
+LEAVES = {
+    "quickstart.py": ["dreamer_pendulum.zip"],
+    "compare_with_baselines.py": ["results.csv", "summary.json", "curves.png"],
+    "custom_environment.py": [],
+    "imagine_and_plot.py": ["dream.png", "open_loop_error.png"],
+}
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS) == set(LEAVES)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_example(name: str, tmp_path: pathlib.Path) -> None:
+    path = ROOT / "examples" / name
+    assert len(path.read_text().splitlines()) <= 60
+    arguments = [argument.format(out=tmp_path) for argument in ARGUMENTS[name]]
+    done = subprocess.run([sys.executable, str(path), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    for file in LEAVES[name]:
+        assert (tmp_path / file).stat().st_size > 500

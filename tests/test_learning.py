@@ -1,0 +1,53 @@
+"""It learns: minutes long, run with ``pytest -m slow``. Bars leave room for the seed; README has the measured numbers."""
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_dreamer import DREAMER_V3, Dreamer
+
+pytestmark = pytest.mark.slow
+
+
+def evaluate(model: Dreamer, task: str, n: int = 20) -> float:
+    """Mean return of n deterministic episodes from fixed starts."""
+    env = make_vec_env(task, n, seed=10_000)
+    obs, state, starts = env.reset(), None, np.ones(n, dtype=bool)
+    returns, over = np.zeros(n), np.zeros(n, dtype=bool)
+    while not over.all():
+        action, state = model.predict(obs, state, starts, deterministic=True)
+        obs, reward, starts, _ = env.step(action)
+        returns += reward * ~over
+        over |= starts
+    return float(returns.mean())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    th.set_num_threads(1)
+
+
+def test_pendulum_is_swung_up_within_1500_steps() -> None:
+    task = "envs:ContinuousPendulum-v0"
+    assert evaluate(Dreamer("MlpPolicy", task, seed=0, device="cpu").learn(1500), task) > -200
+
+
+def test_pendulum_without_velocity_needs_memory_and_gets_it() -> None:
+    task = "envs:ContinuousPendulumNoVelocity-v0"
+    assert evaluate(Dreamer("MlpPolicy", task, seed=0, device="cpu").learn(2000), task) > -300
+
+
+def test_discrete_actions_learn_the_sequence() -> None:
+    task = "envs:SequenceMemory-v0"
+    assert evaluate(Dreamer("MlpPolicy", task, seed=0, device="cpu").learn(1250), task) > 44
+
+
+def test_published_algorithm_improves_on_the_cart_pole() -> None:
+    """REINFORCE, categorical latents and LaProp at a learning rate for a short run: far beyond a random 27."""
+    task = "envs:ContinuousCartPole-v0"
+    settings = {**DREAMER_V3, "learning_rate": 4e-4, "warmup_updates": 100, "batch_length": 16, "train_ratio": 256}
+    settings.update(learning_starts=300, imagination_starts=128, buffer_size=10_000)
+    settings["policy_kwargs"] = {**settings["policy_kwargs"], "size": "toy"}
+    model = Dreamer("MlpPolicy", task, **settings, seed=0, device="cpu").learn(1500)
+    assert evaluate(model, task) > 80

@@ -1,0 +1,102 @@
+"""The wheel holds both packages, and importing one never breaks for the sake of the other."""
+
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import sb3_dreamer
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    for package in ("sb3_dreamer", "envs"):
+        for path in (ROOT / package).rglob("*"):
+            if path.suffix == ".py" or path.name == "py.typed":
+                target = source / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(folder), str(source)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_everything_and_runs_elsewhere(wheel: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package in ("sb3_dreamer", "envs"):
+        files = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
+        assert files <= names and f"{package}/py.typed" in names
+    assert not any(name.startswith(("tests/", "examples/")) for name in names)
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        "import gymnasium, sb3_dreamer, envs, pathlib;"
+        f"assert pathlib.Path(sb3_dreamer.__file__).is_relative_to({str(tmp_path)!r});"
+        "gymnasium.make('ContinuousPendulum-v0'); print(sb3_dreamer.__version__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == sb3_dreamer.__version__
+
+
+@pytest.mark.parametrize("content", ["", "raise RuntimeError('a stranger')"])
+def test_a_strangers_package_called_envs(content: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text(content)
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    import sb3_dreamer\n"
+        "assert any('another package' in str(w.message) for w in caught), [str(w.message) for w in caught]\n"
+        "model = sb3_dreamer.Dreamer('MlpPolicy', 'Pendulum-v1', policy_kwargs=dict(size='debug'), device='cpu')\n"
+        "model.learn(230); print('learned')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "learned"
+
+
+def test_constraints_fix_the_versions_that_are_asked_for() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert {
+        "torch",
+        "gymnasium",
+        "stable-baselines3",
+        "numpy",
+        "pandas",
+        "matplotlib",
+        "pytest",
+        "ruff",
+        "mypy",
+    } <= set(pins)
+
+
+def test_worlds_know_nothing_of_algorithms() -> None:
+    """Imports go down only: common < world_models < algorithms < compare; envs stands alone."""
+    forbidden = {
+        "common": ("sb3_dreamer.world_models", "sb3_dreamer.dreamer", "sb3_dreamer.compare"),
+        "world_models": ("sb3_dreamer.dreamer", "sb3_dreamer.compare", "stable_baselines3", "sequence_buffer"),
+        "dreamer": ("sb3_dreamer.compare", "matplotlib"),
+    }
+    for folder, names in forbidden.items():
+        for path in (ROOT / "sb3_dreamer" / folder).rglob("*.py"):
+            imports = [line for line in path.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
+            assert not [line for line in imports for name in names if name in line], path
+    for path in (ROOT / "envs").rglob("*.py"):
+        text = path.read_text()
+        assert (
+            "torch" not in text
+            and "stable_baselines3" not in text
+            and "sb3_dreamer" not in text.replace("__sb3_dreamer_toy_tasks__", "")
+        ), path
