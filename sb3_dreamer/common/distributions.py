@@ -35,6 +35,26 @@ class TwoHot:
         return two_hot_cross_entropy(self.logits, target.detach(), self.bins)
 
 
+class ScaledNumber:
+    """
+    A scalar as one number in units of a scale, with a squared error.
+
+    :param prediction: ``(...)``
+    :param scale: the unit, scalar
+    """
+
+    def __init__(self, prediction: th.Tensor, scale: th.Tensor) -> None:
+        self.prediction, self.scale = prediction.float(), scale
+
+    @property
+    def mean(self) -> th.Tensor:
+        return self.prediction * self.scale
+
+    def loss(self, target: th.Tensor) -> th.Tensor:
+        """:return: squared error in units of the scale, ``(...)``"""
+        return (self.prediction - target / self.scale).square()
+
+
 class SoftBernoulli:
     """
     A probability; the target may be soft (a discounted continue flag).

@@ -235,10 +235,11 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         assert self._last_obs is not None and self._last_episode_starts is not None
         self._stepping = True
         obs = self.observation_codec.to_arrays(self._last_obs)
-        self.policy.update_statistics(obs)
+        assert self._last_rewards is not None
+        self.policy.update_statistics(obs, self._last_rewards)
         model_actions = self._act(obs)
         actions = self.action_codec.to_env(model_actions)
-        assert self._last_state is not None and self._last_rewards is not None
+        assert self._last_state is not None
         deter, stoch, _ = self._last_state
         everyone = np.arange(self.n_envs)
         buffer.add(everyone, obs, model_actions, self._last_rewards, self._last_episode_starts, deter=deter, stoch=stoch)
@@ -267,17 +268,17 @@ class ModelBasedAlgorithm(BaseAlgorithm):
     def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
         """The row of an episode's last observation, which a VecEnv hides in ``info`` as it has reset already."""
         assert self.replay_buffer is not None
-        last_obs = self.observation_codec.to_arrays(batched(info["terminal_observation"]))
+        last_obs, rewards = self.observation_codec.to_arrays(batched(info["terminal_observation"])), np.array([reward])
         self.replay_buffer.add(
             np.array([i]),
             last_obs,
             action=0.0,
-            reward=np.array([reward]),
+            reward=rewards,
             is_first=False,
             is_last=True,
             is_terminal=not info.get("TimeLimit.truncated", False),
         )
-        self.policy.update_statistics(last_obs)
+        self.policy.update_statistics(last_obs, rewards)
 
     def _act(self, obs: dict[str, np.ndarray]) -> np.ndarray:
         """

@@ -104,10 +104,11 @@ class MLP(nn.Module):
 class UnrollWeights(NamedTuple):
     """The block GRU's first weight, split once an unroll instead of once a step."""
 
-    deter: th.Tensor
-    """``(G, D/G, D/G)``: from each block's own slice of the deterministic state."""
+    deter: th.Tensor | None
+    """``(G, D/G, D/G)``: from each block's own slice of the deterministic state; None with a single block."""
     inputs: th.Tensor
-    """``(2H, D)``: from the embedded deterministic and stochastic state, dense over all blocks."""
+    """``(2H, D)``: from the embedded deterministic and stochastic state, dense over all blocks. With a single block
+    ``(D + 2H, D)``: from the deterministic state as well."""
     action: th.Tensor
     """``(H, D)``: from the embedded action."""
 
@@ -153,6 +154,9 @@ class BlockGRU(nn.Module):
 
     def unroll_weights(self) -> UnrollWeights:
         """:return: views of the weights in the form that :meth:`step` uses; make them once an unroll"""
+        if self.blocks == 1:
+            split = self.deter + 2 * self.hidden
+            return UnrollWeights(None, self.hidden_weight[0, :split], self.hidden_weight[0, split:])
         width = self.deter // self.blocks
         inputs = self.hidden_weight[:, width:].transpose(0, 1).reshape(3 * self.hidden, self.deter)
         return UnrollWeights(self.hidden_weight[:, :width], inputs[: 2 * self.hidden], inputs[2 * self.hidden :])
@@ -177,10 +181,13 @@ class BlockGRU(nn.Module):
         :param weights: from :meth:`unroll_weights`
         :return: the next deterministic state, ``(B, D)``
         """
-        embedded = th.cat(
-            [F.silu(self.deter_norm(self.deter_in(deter))), F.silu(self.stoch_norm(self.stoch_in(stoch)))], dim=-1
-        )
-        x = th.addmm(action_term, embedded, weights.inputs) + self._block(deter, weights.deter)
+        from_deter = F.silu(self.deter_norm(self.deter_in(deter)))
+        from_stoch = F.silu(self.stoch_norm(self.stoch_in(stoch)))
+        if weights.deter is None:
+            x = th.addmm(action_term, th.cat([deter, from_deter, from_stoch], dim=-1), weights.inputs)
+        else:
+            x = th.addmm(action_term, th.cat([from_deter, from_stoch], dim=-1), weights.inputs)
+            x = x + self._block(deter, weights.deter)
         x = F.silu(self.hidden_norm(x))
         gates = self._block(x, self.gate_weight) + self.gate_bias
         if self.blocks == 1:

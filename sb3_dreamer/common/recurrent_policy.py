@@ -57,11 +57,14 @@ class RecurrentModelPolicy(BasePolicy):
         sizes = (self.world_model.deter_size, self.world_model.stoch_size, self.action_codec.size)
         return tuple(np.zeros((n, size), dtype=np.float32) for size in sizes)
 
-    def update_statistics(self, obs: dict[str, np.ndarray]) -> None:
+    def update_statistics(self, obs: dict[str, np.ndarray], reward: np.ndarray) -> None:
         """
         :param obs: new observations ``(n, ...)`` a key
+        :param reward: that arrived with them, ``(n,)``
         """
-        self.world_model.update_statistics(self.observation_codec.to_tensors(obs, self.device))
+        self.world_model.update_statistics(
+            self.observation_codec.to_tensors(obs, self.device), th.as_tensor(reward, device=self.device)
+        )
 
     def filter(
         self,

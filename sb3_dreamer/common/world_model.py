@@ -119,9 +119,10 @@ class WorldModel(nn.Module, ABC):
             :attr:`loss_scales`, and metrics (scalars)
         """
 
-    def update_statistics(self, obs: dict[str, th.Tensor]) -> None:
+    def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         """
-        Learn what the model needs to know of the observations' scale; called with every new observation.
+        Learn what the model needs to know of the scale of observations and rewards; called with every new row.
 
         :param obs: ``(n, ...)`` a key
+        :param reward: ``(n,)``
         """

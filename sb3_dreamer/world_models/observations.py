@@ -81,6 +81,30 @@ class VectorScaling(nn.Module):
         return x
 
 
+class RunningMagnitude(nn.Module):
+    """The root mean square of all numbers so far, 1 before any that is not 0."""
+
+    count: th.Tensor
+    total: th.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", th.zeros((), dtype=th.float64))
+        self.register_buffer("total", th.zeros((), dtype=th.float64))
+
+    @th.no_grad()
+    def update(self, x: th.Tensor) -> None:
+        """
+        :param x: new numbers, ``(n,)``
+        """
+        self.count.add_(len(x))
+        self.total.add_(x.double().square().sum())
+
+    def forward(self) -> th.Tensor:
+        square = self.total / self.count.clamp_min(1.0)
+        return th.where(square > 0, square.sqrt(), 1.0).float()
+
+
 class ObservationModel(nn.Module):
     """
     Encoder, decoder and the scaling they share.

@@ -8,14 +8,14 @@ from typing import Literal
 import torch as th
 import torch.nn.functional as F
 
-from sb3_dreamer.common.distributions import SoftBernoulli, TwoHot
+from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli, TwoHot
 from sb3_dreamer.common.latents import CategoricalLatents, GaussianLatents, LatentFamily
 from sb3_dreamer.common.math import symexp_bins
 from sb3_dreamer.common.networks import MLP, BlockGRU, Norm
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import Policy, WorldModel
-from sb3_dreamer.world_models.observations import ObservationModel, Scaling
+from sb3_dreamer.world_models.observations import ObservationModel, RunningMagnitude, Scaling
 from sb3_dreamer.world_models.sizes import ModelSize, get_size
 
 
@@ -38,6 +38,8 @@ class RSSM(WorldModel):
     :param update_bias: bias of the GRU's update gate; lower remembers longer
     :param unimix: share of the uniform distribution in categorical latents
     :param min_std: smallest standard deviation of Gaussian latents
+    :param reward_head: ``"twohot"`` (symexp two-hot, cross-entropy) or ``"squared"`` (squared error in units of the
+        rewards' root mean square so far: smooth, and heavy on rare rewards)
     :param free_nats: KL below which nothing is to gain
     :param reconstruction_scale: β_obs, weight of every observation key
     :param reward_scale: β_rew
@@ -57,6 +59,7 @@ class RSSM(WorldModel):
         update_bias: float = -1.0,
         unimix: float = 0.01,
         min_std: float = 0.1,
+        reward_head: Literal["twohot", "squared"] = "twohot",
         free_nats: float = 1.0,
         reconstruction_scale: float = 1.0,
         reward_scale: float = 1.0,
@@ -79,7 +82,11 @@ class RSSM(WorldModel):
         self.core = BlockGRU(size.deter, self.stoch_size, action_size, size.hidden, size.blocks, norm, update_bias)
         self.prior_net = MLP(size.deter, size.hidden, 2, self.latents.param_size, norm)
         self.posterior_net = MLP(size.deter + self.observation_model.embed_size, size.hidden, 1, self.latents.param_size, norm)
-        self.reward_head = MLP(self.feat_size, size.units, size.head_layers, size.bins, norm, out_scale=0.0)
+        if reward_head not in ("twohot", "squared"):
+            raise ValueError(f"reward_head must be 'twohot' or 'squared', got {reward_head!r}.")
+        self.reward_magnitude = RunningMagnitude() if reward_head == "squared" else None
+        reward_outputs = size.bins if self.reward_magnitude is None else 1
+        self.reward_head = MLP(self.feat_size, size.units, size.head_layers, reward_outputs, norm, out_scale=0.0)
         self.continue_head = MLP(self.feat_size, size.units, size.head_layers, 1, norm)
         self.register_buffer("bins", symexp_bins(size.bins), persistent=False)
         self.bins: th.Tensor
@@ -92,8 +99,10 @@ class RSSM(WorldModel):
             kl_representation=kl_representation_scale,
         )
 
-    def update_statistics(self, obs: dict[str, th.Tensor]) -> None:
+    def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         self.observation_model.update_statistics(obs)
+        if self.reward_magnitude is not None:
+            self.reward_magnitude.update(reward)
 
     # ---- filtering
 
@@ -178,12 +187,15 @@ class RSSM(WorldModel):
     def decode(self, state: LatentState) -> dict[str, th.Tensor]:
         return self.observation_model.decode(state.feat)
 
-    def reward_distribution(self, feat: th.Tensor) -> TwoHot:
+    def reward_distribution(self, feat: th.Tensor) -> TwoHot | ScaledNumber:
         """
         :param feat: ``(..., F)``
         :return: of the reward that arrives with the state
         """
-        return TwoHot(self.reward_head(feat), self.bins)
+        output = self.reward_head(feat)
+        if self.reward_magnitude is None:
+            return TwoHot(output, self.bins)
+        return ScaledNumber(output.squeeze(-1), self.reward_magnitude())
 
     def discount_distribution(self, feat: th.Tensor) -> SoftBernoulli:
         """

@@ -2,7 +2,13 @@ import pytest
 import torch as th
 from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
-from sb3_dreamer.common.distributions import BoundedNormal, OneHotCategorical, SoftBernoulli, TwoHot
+from sb3_dreamer.common.distributions import (
+    BoundedNormal,
+    OneHotCategorical,
+    ScaledNumber,
+    SoftBernoulli,
+    TwoHot,
+)
 from sb3_dreamer.common.math import symexp_bins
 
 
@@ -67,3 +73,9 @@ def test_soft_bernoulli() -> None:
     expected = -(target * reference.log_prob(th.ones(7)) + (1 - target) * reference.log_prob(th.zeros(7)))
     assert th.allclose(head.loss(target), expected, atol=1e-5)
     assert th.allclose(head.mean, reference.probs)
+
+
+def test_scaled_number() -> None:
+    head = ScaledNumber(th.tensor([1.0, -2.0]), th.tensor(4.0))
+    assert head.mean.tolist() == [4.0, -8.0]
+    assert head.loss(th.tensor([4.0, 0.0])).tolist() == [0.0, 4.0]

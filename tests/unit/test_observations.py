@@ -4,7 +4,7 @@ import torch as th
 
 from sb3_dreamer.common.math import symlog
 from sb3_dreamer.common.preprocessing import ObservationKey
-from sb3_dreamer.world_models.observations import ObservationModel, VectorScaling
+from sb3_dreamer.world_models.observations import ObservationModel, RunningMagnitude, VectorScaling
 
 
 def test_running_statistics_equal_numpy_in_any_portions() -> None:
@@ -56,3 +56,12 @@ def test_losses_sum_over_dimensions_without_a_half() -> None:
     decoded = model.decode(feat)
     assert th.allclose(decoded["a"].sum(-1), th.ones(2))
     assert th.allclose(symlog(decoded["b"]), model.outputs["b"](hidden), atol=1e-5)
+
+
+def test_running_magnitude_is_the_root_mean_square() -> None:
+    magnitude = RunningMagnitude()
+    assert magnitude().item() == 1.0
+    magnitude.update(th.zeros(3))
+    assert magnitude().item() == 1.0  # nothing to scale by yet
+    magnitude.update(th.tensor([3.0, -4.0]))
+    assert magnitude().item() == pytest.approx((25 / 5) ** 0.5)

@@ -199,7 +199,7 @@ def test_first_predictions_of_reward_are_exactly_zero() -> None:
 
 def test_decode_is_in_the_units_of_the_observation() -> None:
     model = make(normalize_obs="running")
-    model.update_statistics({"obs": 1000 + 5 * th.randn(500, 3)})
+    model.update_statistics({"obs": 1000 + 5 * th.randn(500, 3)}, th.zeros(500))
     decoded = model.decode(LatentState(th.randn(4, 16), th.randn(4, 12)))["obs"]
     assert ((decoded - 1000).abs() < 50).all()
 
@@ -239,6 +239,20 @@ def test_model_fits_a_small_system() -> None:
         still = still / batch.obs["obs"].flatten().std()
     assert error["obs"][0] < 0.12 and error["obs"][-1] < 0.5 * still[-1]
     assert error["reward"][0] < 0.2
+
+
+def test_squared_reward_head_predicts_in_the_units_of_the_reward() -> None:
+    model = make(reward_head="squared")
+    model.update_statistics({"obs": th.randn(4, 3)}, th.full((4,), 50.0))
+    with th.no_grad():
+        model.reward_head.out.bias.fill_(0.5)
+    batch = make_batch(model)
+    state = LatentState(th.randn(4, 16), th.randn(4, 12))
+    assert model.predict_reward(state).tolist() == [25.0] * 4
+    _, losses, _ = model.loss(batch)
+    assert th.allclose(losses["reward"], (0.5 - batch.reward / 50).square())
+    with pytest.raises(ValueError, match="reward_head"):
+        make(reward_head="mse")
 
 
 def test_sizes() -> None:
