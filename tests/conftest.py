@@ -23,6 +23,7 @@ TINY: dict[str, Any] = dict(
     batch_size=4,
     batch_length=8,
     train_ratio=32 / 8,  # an update every eighth step
+    pretrain_updates=1,
     imagination_horizon=4,
     imagination_starts=8,
     buffer_size=2_000,

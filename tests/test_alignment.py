@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import Clock, tiny_dreamer
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 
 def rows(model, stream: int = 0) -> dict[str, np.ndarray]:
@@ -97,6 +97,22 @@ def test_learning_on_continues_the_episode_and_learning_anew_starts_one() -> Non
     assert (batch.is_terminal <= batch.is_last).all()
 
 
-def test_terminal_observation_of_a_vecenv_that_reuses_its_buffer_is_copied() -> None:
-    data = rows(tiny_dreamer(DummyVecEnv([lambda: Clock(length=3)])).learn(9))
+def test_observations_of_a_vecenv_that_overwrites_its_arrays_are_copied() -> None:
+    class Overwriting(VecEnvWrapper):
+        def reset(self):
+            self.held = self.venv.reset().copy()
+            return self.held
+
+        def step_wait(self):
+            obs, rewards, dones, infos = self.venv.step_wait()
+            self.held[:] = obs  # the array given out before changes under its reader
+            return self.held, rewards, dones, infos
+
+    data = rows(tiny_dreamer(Overwriting(DummyVecEnv([lambda: Clock(length=3)]))).learn(9))
     assert data["_obs"][:, 1].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_the_replay_holds_true_rewards_also_under_vecnormalize() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Clock(length=3)]))
+    data = rows(tiny_dreamer(env).learn(7))
+    assert data["_reward"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]

@@ -31,12 +31,11 @@ def test_deterministic_predictions_repeat_and_draw_no_random_numbers() -> None:
     model = tiny_dreamer().learn(60)
     obs = np.array([0.1, 0.2, 0.3], dtype=np.float32)
     noise = th.get_rng_state()
-    first, state = model.predict(obs, deterministic=True)
+    first, _ = model.predict(obs, deterministic=True)
     second, _ = model.predict(obs, deterministic=True)
     assert np.array_equal(first, second) and th.equal(noise, th.get_rng_state())
     samples = {float(model.predict(obs)[0][0]) for _ in range(5)}
     assert len(samples) > 1
-    del state
 
 
 def test_a_run_in_two_parts_equals_a_run_in_one() -> None:

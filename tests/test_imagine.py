@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch as th
 from conftest import Clock, tiny_dreamer
 
 from sb3_dreamer import Dreamer
@@ -45,7 +46,12 @@ def test_state_of_predict_continues_in_the_dream(model: Dreamer) -> None:
 def test_dreaming_changes_nothing(model: Dreamer) -> None:
     obs = np.ones(model.observation_space.shape, dtype=np.float32)
     before = model.predict(obs, deterministic=True)[0]
+    noise = th.get_rng_state()
     model.imagine(obs, 3)
+    assert th.equal(noise, th.get_rng_state())
+    assert not np.array_equal(
+        model.imagine(obs, 3, deterministic=False).rewards, model.imagine(obs, 3, deterministic=False).rewards
+    )
     assert np.array_equal(before, model.predict(obs, deterministic=True)[0])
 
 

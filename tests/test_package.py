@@ -1,11 +1,14 @@
 """The wheel holds both packages, and importing one never breaks for the sake of the other."""
 
+import importlib.metadata
 import pathlib
 import subprocess
 import sys
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import sb3_dreamer
 
@@ -67,19 +70,18 @@ def test_a_strangers_package_called_envs(content: str, tmp_path: pathlib.Path) -
 
 
 def test_constraints_fix_the_versions_that_are_asked_for() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    assert {
-        "torch",
-        "gymnasium",
-        "stable-baselines3",
-        "numpy",
-        "pandas",
-        "matplotlib",
-        "pytest",
-        "ruff",
-        "mypy",
-    } <= set(pins)
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    pins = {Requirement(line).name: Requirement(line) for line in lines}
+    assert {"torch", "gymnasium", "stable-baselines3", "numpy", "pandas", "matplotlib", "pytest", "ruff", "mypy"} <= set(pins)
+    for name, pin in pins.items():
+        try:
+            metadata = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if pin.specifier.contains(metadata["Version"].split("+")[0]) and metadata["Requires-Python"]:
+            old = SpecifierSet(metadata["Requires-Python"]).contains("3.10")
+            assert old or not pin.marker or not pin.marker.evaluate({"python_version": "3.10"}), name
+            assert old or pin.marker, f"{name} needs a marker: it does not install on Python 3.10"
 
 
 def test_worlds_know_nothing_of_algorithms() -> None:

@@ -168,10 +168,8 @@ def test_updates_follow_the_train_ratio() -> None:
     """One update at the start, then replayed rows over batch rows an environment step; no debt from before."""
     for n_envs, ratio, expected in ((1, 32.0, 1 + 60), (1, 16.0, 1 + 30), (2, 16.0, 1 + 30), (1, 80.0, 1 + 150)):
         env = make_vec_env("envs:ContinuousPendulum-v0", n_envs)
-        model = tiny_dreamer(env, train_ratio=ratio)  # a batch has 32 rows
-        calls = []
-        model.train = calls.append  # type: ignore[method-assign]
-        model._n_updates = 0
+        model = tiny_dreamer(env, train_ratio=ratio, pretrain_updates=1)  # a batch has 32 rows
+        calls: list[int] = []
 
         def train(steps: int, model: Dreamer = model, calls: list = calls) -> None:
             model._n_updates += steps

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch as th
-from conftest import TINY, assert_equal_weights, tiny_dreamer, weights_of
+from conftest import TINY, Clock, assert_equal_weights, tiny_dreamer, weights_of
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -85,14 +85,12 @@ def test_streams_and_parameters(trained: Dreamer) -> None:
 def test_a_failed_save_leaves_the_old_file(trained: Dreamer, tmp_path: pathlib.Path) -> None:
     trained.save(tmp_path / "model")
     content = (tmp_path / "model.zip").read_bytes()
-    trained.unpicklable = lambda: None
     trained.get_parameters, original = (lambda: 1 / 0), trained.get_parameters  # type: ignore[method-assign]
     try:
         with pytest.raises(ZeroDivisionError):
             trained.save(tmp_path / "model")
     finally:
         trained.get_parameters = original  # type: ignore[method-assign]
-        del trained.unpicklable
     assert (tmp_path / "model.zip").read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
 
@@ -108,6 +106,43 @@ def test_replays_that_do_not_fit_are_refused(trained: Dreamer, tmp_path: pathlib
     (tmp_path / "other.pkl").write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(ValueError, match="holds a list"):
         two.load_replay_buffer(tmp_path / "other.pkl")
+
+
+def test_a_loaded_replay_ends_the_open_episode_and_keeps_the_models_own_settings(tmp_path: pathlib.Path) -> None:
+    model = tiny_dreamer(Clock(length=100), online_replay=True).learn(30)
+    model.save_replay_buffer(tmp_path / "replay.pkl")
+    model.learn(5, reset_num_timesteps=False)
+    model.load_replay_buffer(tmp_path / "replay.pkl")
+    model.learn(5, reset_num_timesteps=False)
+    buffer = model.replay_buffer
+    assert buffer is not None and buffer.size() == 35
+    # the clock went on from 35 without us, so row 30 cannot follow row 29
+    assert buffer._obs["obs"][0, 29:31, 1].tolist() == [29, 35] and buffer._is_first[0, 30]
+    plain = tiny_dreamer(Clock(length=100))
+    plain.load_replay_buffer(tmp_path / "replay.pkl")
+    assert plain.replay_buffer is not None and not plain.replay_buffer.online
+    long = tiny_dreamer(Clock(length=100), buffer_size=60).learn(10)
+    long.save_replay_buffer(tmp_path / "short.pkl")
+    with pytest.raises(ValueError, match="room for 60 rows"):
+        tiny_dreamer(Clock(), batch_length=70, learning_starts=100).load_replay_buffer(tmp_path / "short.pkl")
+
+
+def test_a_loaded_model_without_its_replay_collects_before_it_trains(tmp_path: pathlib.Path) -> None:
+    tiny_dreamer(Clock()).learn(100).save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", env=Clock(), device="cpu")
+    before = loaded._n_updates
+    loaded.learn(25, reset_num_timesteps=False)
+    assert loaded._n_updates == before
+    loaded.learn(50, reset_num_timesteps=False)
+    assert loaded._n_updates > before
+
+
+def test_switching_the_average_off_when_loading(tmp_path: pathlib.Path) -> None:
+    tiny_dreamer().learn(100).save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", env=make_vec_env("envs:ContinuousPendulum-v0", 1), evaluation_rate=None)
+    first = loaded.predict(OBS, deterministic=True)[0]
+    loaded.learn(100, reset_num_timesteps=False)
+    assert not np.array_equal(first, loaded.predict(OBS, deterministic=True)[0])
 
 
 def test_checkpoint_callback_finds_the_replay(tmp_path: pathlib.Path) -> None:

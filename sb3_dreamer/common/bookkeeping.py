@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 from collections.abc import Callable
@@ -74,12 +73,12 @@ def check_finite(
         )
 
 
-def write_atomically(path: str | pathlib.Path, write: Callable[[io.BufferedIOBase], object], suffix: str) -> None:
+def write_atomically(path: str | pathlib.Path, write: Callable[[pathlib.Path], object], suffix: str = "") -> None:
     """
-    Write a file so that it appears at once and whole, or not at all.
+    Write a file so that a reader, or an interruption, meets the old content or the new one, never half of it.
 
-    :param path: where
-    :param write: writes the content
+    :param path: the file
+    :param write: writes the content to the path it is given
     :param suffix: added to the path if it has none
     """
     path = pathlib.Path(path)
@@ -88,8 +87,7 @@ def write_atomically(path: str | pathlib.Path, write: Callable[[io.BufferedIOBas
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
+        write(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

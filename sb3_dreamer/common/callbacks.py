@@ -80,6 +80,8 @@ class OpenLoopErrorCallback(BaseCallback):
         for name, value in dict(every=every, horizon=horizon, context=context, windows=windows).items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
+        if figure:
+            _figure_class()
         self.every, self.horizon, self.context, self.windows, self.figure = every, horizon, context, windows, figure
         self.errors: dict[str, np.ndarray] = {}
         """The newest errors by horizon."""
@@ -96,11 +98,11 @@ class OpenLoopErrorCallback(BaseCallback):
             return True
         self._next += self.every
         # looking must not change what training draws
-        sampling, noise = buffer.rng_state(), th.get_rng_state()
-        batch, _ = buffer.sample(self.windows, self.context + self.horizon)
-        self.errors = open_loop_error(self.model.world_model, batch, self.context)  # type: ignore[attr-defined]
+        sampling, device = buffer.rng_state(), self.model.device
+        with th.random.fork_rng([device] if device.type == "cuda" else []):
+            batch, _ = buffer.sample(self.windows, self.context + self.horizon, uniform=True)
+            self.errors = open_loop_error(self.model.world_model, batch, self.context)  # type: ignore[attr-defined]
         buffer.set_rng_state(sampling)
-        th.set_rng_state(noise)
         for name, error in self.errors.items():
             for steps in sorted({1, self.horizon // 2, self.horizon} - {0}):
                 self.logger.record(f"open_loop/{name}_{steps}", float(error[steps - 1]))
@@ -115,11 +117,7 @@ def plot_open_loop_error(errors: dict[str, np.ndarray]) -> Any:
     :param errors: from :func:`open_loop_error`
     :return: a matplotlib figure of the error against the horizon
     """
-    try:
-        from matplotlib.figure import Figure as MatplotlibFigure
-    except ImportError as missing:
-        raise ImportError('Figures need matplotlib: pip install "sb3-dreamer[compare]", or pass figure=False.') from missing
-    figure = MatplotlibFigure(figsize=(5, 3.2), layout="constrained")
+    figure = _figure_class()(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for name, error in errors.items():
         axes.plot(np.arange(1, len(error) + 1), error, label=name)
@@ -127,3 +125,11 @@ def plot_open_loop_error(errors: dict[str, np.ndarray]) -> Any:
     axes.axhline(1.0, color="grey", linewidth=0.8, linestyle="--")
     axes.legend()
     return figure
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure as MatplotlibFigure
+    except ImportError as missing:
+        raise ImportError('Figures need matplotlib: pip install "sb3-dreamer[compare]", or pass figure=False.') from missing
+    return MatplotlibFigure

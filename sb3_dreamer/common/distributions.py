@@ -109,6 +109,10 @@ class BoundedNormal:
         return self.raw_mean.square().mean(-1)
 
 
+def _log(probs: th.Tensor) -> th.Tensor:
+    return probs.clamp_min(1e-30).log()  # without unimix a probability may be 0
+
+
 class OneHotCategorical:
     """
     The policy for discrete actions: a one-hot of the action, mixed with a share of the uniform distribution.
@@ -137,11 +141,11 @@ class OneHotCategorical:
 
     def log_prob(self, action: th.Tensor) -> th.Tensor:
         """:return: of a one-hot action, ``(...)``"""
-        return (self.probs.log() * action).sum(-1)
+        return (_log(self.probs) * action).sum(-1)
 
     @property
     def entropy(self) -> th.Tensor:
-        return -(self.probs * self.probs.log()).sum(-1)
+        return -(self.probs * _log(self.probs)).sum(-1)
 
     @property
     def saturation(self) -> th.Tensor:

@@ -12,13 +12,13 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_dreamer.common.bookkeeping import MetricMeans, check_finite, write_atomically
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, batched
@@ -95,6 +95,7 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         self._last_state: tuple[np.ndarray, ...] | None = None
         self._last_rewards: np.ndarray | None = None
         self._stepping = False
+        self._n_updates_at_start = 0
         self._metrics = MetricMeans()
         super().__init__(
             policy=policy,
@@ -107,12 +108,28 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             device=device,
             support_multi_env=True,
             seed=seed,
-            supported_action_spaces=(spaces.Box, spaces.Discrete),
         )
         if _init_setup_model:
             self._setup_model()
 
     # ---- setting up
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        # the codecs' errors say more than SB3's assertions, which would come next
+        ObservationCodec(env.observation_space)
+        ActionCodec(env.action_space)
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed everything random, the sampling of the replay included.
+
+        :param seed: the seed, None to leave all as it is
+        """
+        super().set_random_seed(seed)
+        if seed is not None and self.replay_buffer is not None:
+            self.replay_buffer.seed(seed)
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -150,8 +167,11 @@ class ModelBasedAlgorithm(BaseAlgorithm):
                 raise ValueError(f"{name} must be positive, got {value}.")
         if self.pretrain_updates < 1:
             raise ValueError(f"pretrain_updates must be at least 1, got {self.pretrain_updates}.")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must lie in [0, 1], got {self.gamma}.")
+        for name in ("buffer_size", "batch_size", "batch_length", "pretrain_updates"):
+            if getattr(self, name) != int(getattr(self, name)):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}.")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must lie in (0, 1], got {self.gamma}.")
         window = self.batch_length + 1
         if self.buffer_size // self.n_envs < window:
             raise ValueError(
@@ -199,14 +219,17 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         if self._stepping:  # interrupted while the environment was stepping: what it is in now is unknown
             self._last_obs = None
             self._stepping = False
-        continues = self._last_obs is not None and not reset_num_timesteps
+        if self._last_obs is None or reset_num_timesteps:
+            self._last_state = None
+        self._n_updates_at_start = self._n_updates
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         assert self.env is not None
-        if not continues or self._last_state is None:
-            assert self._last_obs is not None
-            check_finite(self.observation_codec, self.num_timesteps, self._last_obs)
+        if self._last_state is None:
+            reset_obs, self._last_obs = self._last_obs, None  # None again if it is refused
+            check_finite(self.observation_codec, self.num_timesteps, reset_obs)
+            self._last_obs = reset_obs
             self._last_state = self.policy.initial_state(self.n_envs)
             self._last_rewards = np.zeros(self.n_envs, dtype=np.float32)
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -241,11 +264,20 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         actions = self.action_codec.to_env(model_actions)
         assert self._last_state is not None
         deter, stoch, _ = self._last_state
-        everyone = np.arange(self.n_envs)
-        buffer.add(everyone, obs, model_actions, self._last_rewards, self._last_episode_starts, deter=deter, stoch=stoch)
 
         new_obs, rewards, dones, infos = env.step(actions)
         check_finite(self.observation_codec, self.num_timesteps, new_obs, rewards, dones, infos)
+        if self._vec_normalize_env is not None:  # the reward head learns true rewards, whatever the policy's scale of them
+            rewards = self._vec_normalize_env.get_original_reward()
+        buffer.add(
+            np.arange(self.n_envs),
+            obs,
+            model_actions,
+            self._last_rewards,
+            self._last_episode_starts,
+            deter=deter,
+            stoch=stoch,
+        )
         self.num_timesteps += env.num_envs
         for i in np.flatnonzero(dones):
             self._add_last_row(int(i), rewards[i], infos[i])
@@ -297,7 +329,9 @@ class ModelBasedAlgorithm(BaseAlgorithm):
     def _train_if_due(self) -> None:
         """As many updates as the train ratio asks for; the time before training starts counts as pretrain_updates."""
         assert self.replay_buffer is not None
-        if self.num_timesteps < self._first_update_at() or not self.replay_buffer.can_sample(self.batch_length):
+        first = self._first_update_at()
+        enough = self.replay_buffer.size() >= min(first, self.n_envs * self.replay_buffer.capacity)
+        if self.num_timesteps < first or not enough or not self.replay_buffer.can_sample(self.batch_length):
             return
         if self._n_updates == 0:
             self._update_debt = float(self.pretrain_updates)
@@ -330,7 +364,9 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record(
                 "train/replay_ratio",
-                self._n_updates * self.batch_size * self.batch_length / max(self.num_timesteps, 1),
+                (self._n_updates - self._n_updates_at_start)
+                * (self.batch_size * self.batch_length)
+                / max(self.num_timesteps - self._num_timesteps_at_start, 1),
             )
         self.logger.dump(step=self.num_timesteps)
 
@@ -386,7 +422,12 @@ class ModelBasedAlgorithm(BaseAlgorithm):
         """
         if isinstance(path, io.BufferedIOBase):
             return super().save(path, exclude, include)
-        write_atomically(path, lambda file: super(ModelBasedAlgorithm, self).save(file, exclude, include), ".zip")
+
+        def write(temporary: pathlib.Path) -> None:
+            with open(temporary, "wb") as file:
+                super(ModelBasedAlgorithm, self).save(file, exclude, include)
+
+        write_atomically(path, write, ".zip")
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
@@ -398,15 +439,20 @@ class ModelBasedAlgorithm(BaseAlgorithm):
             raise ValueError("There is no replay buffer to save: the model has not been set up.")
         if isinstance(path, io.BufferedIOBase):
             return save_to_pkl(path, self.replay_buffer, self.verbose)
-        write_atomically(path, lambda file: save_to_pkl(file, self.replay_buffer, self.verbose), ".pkl")
+
+        def write(temporary: pathlib.Path) -> None:
+            with open(temporary, "wb") as file:
+                save_to_pkl(file, self.replay_buffer)
+
+        write_atomically(path, write, ".pkl")
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
-        Load a replay written by :meth:`save_replay_buffer`.
+        Load a replay written by :meth:`save_replay_buffer`. It keeps the capacity with which it was written.
 
         :param path: the pickle file
         :param truncate_last_traj: taken for SB3's sake: an open episode always ends where it was saved,
-            as the next row that is added comes from a reset
+            as the next row that is added counts as the first of an episode
         """
         buffer = load_from_pkl(path, self.verbose)
         if not isinstance(buffer, SequenceBuffer):
@@ -423,5 +469,11 @@ class ModelBasedAlgorithm(BaseAlgorithm):
                 f"The replay in {path} comes from {buffer.n_envs} environments, this model has {self.n_envs}: "
                 "load it into a model with that number of environments."
             )
-        buffer.device = self.device
+        if buffer.capacity <= self.batch_length:
+            raise ValueError(
+                f"The replay in {path} has room for {buffer.capacity} rows of each environment, windows of "
+                f"batch_length + 1 = {self.batch_length + 1} rows do not fit: use a model with a smaller batch_length."
+            )
+        buffer.device, buffer.online = self.device, self.online_replay
         self.replay_buffer = buffer
+        self._last_state = None

@@ -128,7 +128,13 @@ class SequenceBuffer:
         """
         return bool(self._starts(batch_length + 1).any())
 
-    def _draw(self, batch_size: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def seed(self, seed: int) -> None:
+        """
+        :param seed: new seed of the sampling
+        """
+        self._rng = np.random.default_rng(seed)
+
+    def _draw(self, batch_size: int, length: int, online: bool) -> tuple[np.ndarray, np.ndarray]:
         """Streams and first row numbers of windows, the online queue's first, the others uniform over all starts."""
         starts = self._starts(length)
         total = int(starts.sum())
@@ -143,7 +149,7 @@ class SequenceBuffer:
         streams = np.searchsorted(bounds, pick, side="right")
         oldest = np.maximum(self._count - self.capacity, 0)
         rows = pick - (bounds - starts)[streams] + oldest[streams]
-        if self.online:
+        if online:
             self._serve_online(streams, rows, length, oldest)
         return streams, rows
 
@@ -157,19 +163,20 @@ class SequenceBuffer:
         served = 0
         while self._online_queue and served < len(streams):
             stream, row = self._online_queue.popleft()
-            if row >= oldest[stream]:
+            if oldest[stream] <= row <= self._count[stream] - length:
                 streams[served], rows[served] = stream, row
                 served += 1
 
-    def sample(self, batch_size: int, batch_length: int) -> tuple[SequenceBatch, RowIndex]:
+    def sample(self, batch_size: int, batch_length: int, uniform: bool = False) -> tuple[SequenceBatch, RowIndex]:
         """
-        Draw windows uniformly over all places where one fits.
+        Draw windows uniformly over all places where one fits, the online queue's first if there is one.
 
         :param batch_size: B
         :param batch_length: T
+        :param uniform: leave the online queue alone
         :return: the batch and where its rows lie
         """
-        streams, start = self._draw(batch_size, batch_length + 1)
+        streams, start = self._draw(batch_size, batch_length + 1, self.online and not uniform)
         numbers = start[:, None] + np.arange(batch_length + 1)  # (B, 1 + T), the context row first
         window = (streams[:, None], numbers % self.capacity)
         trained = (streams[:, None], numbers[:, 1:] % self.capacity)
@@ -193,18 +200,15 @@ class SequenceBuffer:
     def _tensor(self, array: np.ndarray) -> th.Tensor:
         return th.as_tensor(np.ascontiguousarray(array), device=self.device).float()
 
-    def rng_state(self) -> dict[str, Any]:
-        """:return: state of the sampling's random numbers and of the online queue, for :meth:`set_rng_state`"""
-        queue = (self._online_start.copy(), tuple(self._online_queue))
-        return {"generator": self._rng.bit_generator.state, "online": queue}
+    def rng_state(self) -> Any:
+        """:return: state of the sampling's random numbers, for :meth:`set_rng_state`"""
+        return self._rng.bit_generator.state
 
-    def set_rng_state(self, state: dict[str, Any]) -> None:
+    def set_rng_state(self, state: Any) -> None:
         """
         :param state: from :meth:`rng_state`; the next samples are drawn as if nothing had been since
         """
-        self._rng.bit_generator.state = state["generator"]
-        self._online_start = state["online"][0].copy()
-        self._online_queue = deque(state["online"][1])
+        self._rng.bit_generator.state = state
 
     def write_latents(self, index: RowIndex, states: LatentState) -> None:
         """

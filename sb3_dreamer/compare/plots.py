@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sb3_dreamer.compare.records import FinishedRun, write_atomically
+from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.compare.records import FinishedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

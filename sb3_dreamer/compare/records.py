@@ -4,13 +4,13 @@ import csv
 import dataclasses
 import inspect
 import json
-import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.environments import env_name
 from sb3_dreamer.compare.errors import ComparisonError
 from sb3_dreamer.version import __version__
@@ -109,22 +109,6 @@ def _plain(value: Any) -> Any:
     if inspect.isclass(value) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
     return repr(value)
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """
-    Write a file so that a reader, or an interruption, meets the old content or the new one, never half of it.
-
-    :param path: the file
-    :param write: writes the content to the path it is given
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

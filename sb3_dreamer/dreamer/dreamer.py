@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_dreamer.common.distributions import ActionDistribution
+from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.dreamer.imagination import ImaginedTrajectory, imagine_from_observations
@@ -54,7 +54,7 @@ class Dreamer(ModelBasedAlgorithm):
     :param imagination_starts: replayed states from which a batch imagines, drawn at random; None for all of them
     :param actor_gradient: ``"reinforce"``, ``"dynamics"`` (back-propagation through the imagined dynamics, reparametrised
         or straight-through actions), or ``"auto"``: dynamics for continuous actions, reinforce for discrete ones
-    :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 1e-3 (continuous)
+    :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 1e-2 (continuous)
         or 3e-2 (discrete)
     :param action_mean_penalty: weight of the mean square of the pre-tanh action means (of the centred logits for discrete
         actions): keeps the policy from saturating
@@ -109,7 +109,7 @@ class Dreamer(ModelBasedAlgorithm):
         replay_value_scale: float = 0.0,
         evaluation_rate: float | None = 0.01,
         random_warmup: bool = True,
-        pretrain_updates: int = 1,
+        pretrain_updates: int = 200,
         online_replay: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -165,6 +165,12 @@ class Dreamer(ModelBasedAlgorithm):
             raise ValueError(f"imagination_horizon must be at least 1, got {self.imagination_horizon}.")
         if self.imagination_starts is not None and self.imagination_starts < 1:
             raise ValueError(f"imagination_starts must be at least 1, or None for all, got {self.imagination_starts}.")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be positive, or None for no limit, got {self.max_grad_norm}.")
+        for name in ("learning_rate", "actor_learning_rate", "critic_learning_rate"):
+            value = getattr(self, name)
+            if isinstance(value, float | int) and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}.")
         for name in ("return_lambda", "slow_critic_rate", "evaluation_rate"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -186,7 +192,7 @@ class Dreamer(ModelBasedAlgorithm):
         }
         discrete = self.action_codec.discrete
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._ent_coef = (3e-2 if discrete else 1e-3) if self.ent_coef == "auto" else float(self.ent_coef)
+        self._ent_coef = (3e-2 if discrete else 1e-2) if self.ent_coef == "auto" else float(self.ent_coef)
 
     def _create_aliases(self) -> None:
         self.world_model: WorldModel = self.policy.world_model
@@ -233,6 +239,8 @@ class Dreamer(ModelBasedAlgorithm):
             policy.update_slow_critic(self.slow_critic_rate)
             if self.evaluation_rate is not None:
                 policy.update_average(self.evaluation_rate)
+            else:
+                policy.averaged_updates.zero_()  # an average from before would stand still
             self.replay_buffer.write_latents(index, posterior)
             self._n_updates += 1
             self._metrics.add(metrics)
@@ -322,7 +330,7 @@ class Dreamer(ModelBasedAlgorithm):
                 batch.reward, batch.is_last, batch.is_terminal, bootstrap, self.gamma, self.return_lambda
             )
             slow_value = self.policy.slow_critic(feat[:, :-1]).mean
-        head = self.critic(feat[:, :-1])
+        head = TwoHot(value.logits[:, :-1], value.bins)
         return critic_loss(head, returns, slow_value, weights, self.slow_critic_scale).mean()
 
     def _update_learning_rates(self) -> None:
@@ -345,6 +353,17 @@ class Dreamer(ModelBasedAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfDreamer:
+        """
+        Collect and train in turns.
+
+        :param total_timesteps: environment steps (over all environments) to collect at least
+        :param callback: called at every step
+        :param log_interval: episodes between two writes of the log, None for never
+        :param tb_log_name: name of the TensorBoard run
+        :param reset_num_timesteps: start counting anew and reset the environment; otherwise go on where it stopped
+        :param progress_bar: show one
+        :return: itself
+        """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # ---- looking inside

@@ -133,8 +133,9 @@ class DreamerPolicy(RecurrentModelPolicy):
             optimizer_kwargs=optimizer_kwargs,
         )
         sizes = get_size(size)
-        model_kwargs = {**SMALL_WORLD_MODEL, **(world_model_kwargs or {})}
-        norm: Norm = model_kwargs["norm"]
+        defaults = SMALL_WORLD_MODEL if world_model_class is RSSM else {}
+        model_kwargs = {**defaults, **(world_model_kwargs or {})}
+        norm: Norm = model_kwargs.get("norm", "rms")
         self.world_model = world_model_class(
             keys=self.observation_codec.keys,
             action_size=self.action_codec.size,

@@ -16,6 +16,7 @@ SMALL_WORLD_MODEL: dict[str, Any] = dict(
     norm="layer",  # one fused operation on a CPU, RMSNorm takes six
     reconstruction_scale=10.0,  # a unit-variance squared error leaves the latents too coarse for fine control
     reward_scale=10.0,
+    reward_head="squared",  # smooth in the state, which gradients through the dynamics need
 )
 """Arguments of the world model that :class:`Dreamer` uses unless told otherwise."""
 
@@ -25,8 +26,11 @@ PUBLISHED_WORLD_MODEL: dict[str, Any] = dict(
     update_bias=-1.0,
     unimix=0.01,
     free_nats=1.0,
+    min_std=0.1,
+    reward_head="twohot",
     reconstruction_scale=1.0,
     reward_scale=1.0,
+    continue_scale=1.0,
     kl_dynamics_scale=1.0,
     kl_representation_scale=0.1,
 )
@@ -60,6 +64,7 @@ DREAMER_V3: dict[str, Any] = dict(
     policy_kwargs=dict(
         size="1m",
         latent="categorical",
+        actor_kwargs=dict(min_std=0.1, max_std=1.0, unimix=0.01),
         world_model_kwargs=PUBLISHED_WORLD_MODEL,
         optimizer_class=LaProp,
         optimizer_kwargs=dict(betas=(0.9, 0.999), eps=1e-20, agc=0.3),

@@ -24,7 +24,7 @@ class RSSM(WorldModel):
     A deterministic recurrent state h and a stochastic state z: ``h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})``, prior
     ``p(z_t | h_t)``, posterior ``q(z_t | h_t, o_t)``; observation, reward and continue flag are predicted from (h, z).
 
-    ``L = β_obs L_obs + β_rew L_rew + L_con + β_dyn max(free, KL[sg(q) ‖ p]) + β_rep max(free, KL[q ‖ sg(p)])``,
+    ``L = β_obs L_obs + β_rew L_rew + β_con L_con + β_dyn max(free, KL[sg(q) ‖ p]) + β_rep max(free, KL[q ‖ sg(p)])``,
     every KL summed over the latents before the free nats are taken (DreamerV3, https://arxiv.org/abs/2301.04104).
     Default arguments are the published choices.
 
@@ -43,6 +43,7 @@ class RSSM(WorldModel):
     :param free_nats: KL below which nothing is to gain
     :param reconstruction_scale: β_obs, weight of every observation key
     :param reward_scale: β_rew
+    :param continue_scale: β_con
     :param kl_dynamics_scale: β_dyn
     :param kl_representation_scale: β_rep
     """
@@ -63,6 +64,7 @@ class RSSM(WorldModel):
         free_nats: float = 1.0,
         reconstruction_scale: float = 1.0,
         reward_scale: float = 1.0,
+        continue_scale: float = 1.0,
         kl_dynamics_scale: float = 1.0,
         kl_representation_scale: float = 0.1,
     ) -> None:
@@ -94,7 +96,7 @@ class RSSM(WorldModel):
         self.loss_scales = {f"reconstruction/{key.name}": reconstruction_scale for key in self.observation_model.keys}
         self.loss_scales.update(
             reward=reward_scale,
-            **{"continue": 1.0},
+            **{"continue": continue_scale},
             kl_dynamics=kl_dynamics_scale,
             kl_representation=kl_representation_scale,
         )
@@ -169,7 +171,7 @@ class RSSM(WorldModel):
         deterministic: bool = False,
     ) -> ImaginedRollout:
         weights = self.core.unroll_weights()
-        noise = self.latents.noise((len(state.deter), horizon), state.deter).unbind(1)
+        noise = () if deterministic else self.latents.noise((len(state.deter), horizon), state.deter).unbind(1)
         given = None if callable(policy_or_actions) else policy_or_actions.unbind(1)
         states, actions = [state], []
         for t in range(horizon):

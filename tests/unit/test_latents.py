@@ -88,3 +88,12 @@ def test_gaussian_against_torch(generator: th.Generator) -> None:
     p = normal(post).base_dist
     assert th.allclose(family.sample(post, noise), p.mean + p.stddev * noise)
     assert th.equal(family.mode(post), p.mean)
+
+
+def test_without_unimix_sure_distributions_stay_finite() -> None:
+    family = CategoricalLatents(groups=1, classes=3, unimix=0.0)
+    params = th.tensor([[500.0, 0.0, 0.0]], requires_grad=True)
+    loss = family.kl(params, th.zeros(1, 3))[1].sum() + family.entropy(params).sum()
+    assert loss.item() == pytest.approx(math.log(3), rel=1e-4)
+    loss.backward()
+    assert th.isfinite(params.grad).all()

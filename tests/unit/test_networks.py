@@ -86,6 +86,11 @@ def test_block_gru_refuses_blocks_that_do_not_divide() -> None:
 
 
 def test_actions_beyond_the_bounds_are_scaled_down_without_gradient_of_the_scale() -> None:
+    th.manual_seed(0)
     core = BlockGRU(deter=4, stoch=2, action=1, hidden=3, blocks=1, norm="rms")
     weights = core.unroll_weights()
-    assert th.allclose(core.action_term(th.tensor([[5.0]]), weights), core.action_term(th.tensor([[1.0]]), weights))
+    outer, bound = th.tensor([[5.0]], requires_grad=True), th.tensor([[1.0]], requires_grad=True)
+    terms = [core.action_term(action, weights) for action in (outer, bound)]
+    assert th.allclose(*terms)
+    slopes = [th.autograd.grad(term.square().sum(), action)[0] for term, action in zip(terms, (outer, bound), strict=True)]
+    assert slopes[1].abs() > 0 and th.allclose(slopes[0], slopes[1] / 5)  # a / sg(5): the slope of the division only

@@ -137,14 +137,38 @@ def test_online_queue_serves_every_new_window_once_before_random_ones() -> None:
     assert plain.sample(3, 4)[1].row[0, 0] != 1 or plain.sample(3, 4)[1].row[1, 0] != 6
 
 
-def test_sampling_can_be_wound_back() -> None:
-    buffer = make(online=True)
+def test_online_queue_never_serves_what_is_not_there() -> None:
+    """Windows queued for one length may be asked for with another, or be overwritten before their turn."""
+    buffer = make(capacity=100, online=True)
+    fill(buffer, 40)
+    buffer.sample(2, 4)
+    _, index = buffer.sample(8, 15)
+    assert index.row.max() < 40
+    fill(buffer, 95, first_row=40)
+    _, index = buffer.sample(30, 4)
+    assert index.row.min() > 35 and index.row.max() < 135
+
+
+def test_uniform_samples_leave_the_online_queue_alone() -> None:
+    buffer = make(capacity=100, online=True)
+    fill(buffer, 20)
+    buffer.sample(5, 4, uniform=True)
+    assert buffer.sample(5, 4)[1].row[:4, 0].tolist() == [1, 6, 11, 16]
+
+
+def test_sampling_can_be_wound_back_and_seeded() -> None:
+    buffer = make()
     fill(buffer, 40)
     state = buffer.rng_state()
     first = buffer.sample(8, 5)[1]
     buffer.set_rng_state(state)
     second = buffer.sample(8, 5)[1]
     assert np.array_equal(first.row, second.row)
+    drawn = []
+    for seed in (3, 3, 4):
+        buffer.seed(seed)
+        drawn.append(buffer.sample(8, 5)[1].row)
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
 @pytest.mark.parametrize("rows", [20, 77])
