@@ -13,6 +13,7 @@ from typing import Any
 from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.environments import env_name
 from sb3_dreamer.compare.errors import ComparisonError
+from sb3_dreamer.compare.settings import default_settings
 from sb3_dreamer.version import __version__
 
 
@@ -81,6 +82,7 @@ class RunSpec:
                 "eval_every": self.eval_every,
                 "n_eval_episodes": self.n_eval_episodes,
                 "hyperparameters": self.hyperparameters,
+                "defaults": default_settings(self.algo),
                 "device": self.device,
                 "sb3_dreamer": __version__,
             }

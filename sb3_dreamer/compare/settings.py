@@ -25,6 +25,9 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_dreamer.compare.errors import ComparisonError
+from sb3_dreamer.dreamer import Dreamer, DreamerPolicy
+from sb3_dreamer.dreamer.presets import SMALL_WORLD_MODEL
+from sb3_dreamer.world_models import RSSM
 
 _CONTINUOUS = (spaces.Box,)
 _DISCRETE = (spaces.Discrete,)
@@ -203,6 +206,28 @@ def load_algorithm(name: str) -> type[BaseAlgorithm]:
         if error.name != "sb3_contrib":
             raise
         raise ImportError(f"{name} comes from SB3-contrib, which is not installed: pip install sb3-contrib") from error
+
+
+def default_settings(name: str) -> dict[str, Any]:
+    """
+    What an algorithm does where it is told nothing: recorded with every run, as defaults change between versions.
+
+    :param name: the algorithm
+    :return: default arguments of its class; for Dreamer those of the policy and its world model as well
+    """
+
+    def defaults(function: Any) -> dict[str, Any]:
+        parameters = inspect.signature(function).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _RESERVED}
+
+    if name not in ALGORITHMS:
+        return {}
+    algorithm = load_algorithm(name)
+    settings = defaults(algorithm.__init__)
+    if issubclass(algorithm, Dreamer):
+        settings["policy_kwargs"] = defaults(DreamerPolicy.__init__)
+        settings["policy_kwargs"]["world_model_kwargs"] = {**defaults(RSSM.__init__), **SMALL_WORLD_MODEL}
+    return settings
 
 
 def check_action_space(name: str, action_space: spaces.Space, env_name: str) -> None:

@@ -208,3 +208,14 @@ def test_malformed_command_line_values(option: str, capsys: pytest.CaptureFixtur
         build_parser().parse_args(["--env", "A-v0", *option.split()])
     assert exit_info.value.code == 2
     assert "key=value" in capsys.readouterr().err
+
+
+def test_defaults_are_recorded_down_to_the_world_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default that changes must not let the runs from before pass as the same."""
+    from sb3_dreamer.compare import settings
+
+    before = settings.default_settings("dreamer")
+    assert before["gamma"] == 0.99 and before["policy_kwargs"]["size"] == "toy" and "seed" not in before
+    assert settings.default_settings("sac")["tau"] == 0.005
+    monkeypatch.setitem(settings.SMALL_WORLD_MODEL, "reward_scale", 3.0)
+    assert settings.default_settings("dreamer") != before

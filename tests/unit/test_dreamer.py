@@ -1,0 +1,282 @@
+"""One update taken apart: which option reaches which number, and which gradient reaches which network."""
+
+import copy
+import inspect
+from typing import Any
+
+import pytest
+import torch as th
+from conftest import tiny_dreamer
+
+from sb3_dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer.common.optimizers import LaProp
+from sb3_dreamer.dreamer.presets import PUBLISHED_WORLD_MODEL, SMALL_WORLD_MODEL
+
+
+@pytest.fixture
+def ready() -> Any:
+    """Makes agents whose replay is filled and whose heads say something, after a first update."""
+
+    def make(**kwargs: Any) -> Dreamer:
+        model = tiny_dreamer(kwargs.pop("env", "envs:ContinuousPendulum-v0"), **kwargs).learn(60)
+        with th.no_grad():
+            for head in (model.world_model.reward_head, model.critic.net, model.policy.slow_critic.net):
+                head.out.weight.normal_(std=0.3)
+        return model
+
+    return make
+
+
+def losses(model: Dreamer, seed: int = 0) -> tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+    """Actor loss, critic loss, returns and metrics of one batch, with fixed noise."""
+    th.manual_seed(seed)
+    model.replay_buffer.seed(seed)
+    batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
+    posterior = model.world_model.observe(batch)
+    metrics: dict[str, th.Tensor] = {}
+    starts, _ = model._imagination_starts(posterior)
+    return *model._behaviour_losses(starts, metrics), metrics
+
+
+def gradients(loss: th.Tensor, module: th.nn.Module) -> float:
+    grads = th.autograd.grad(loss, [p for p in module.parameters() if p.requires_grad], allow_unused=True, retain_graph=True)
+    return sum(float(grad.abs().sum()) for grad in grads if grad is not None)
+
+
+# ---- the published settings, value by value (DreamerV3's configs.yaml, dmc_proprio and size1m)
+
+
+def test_published_values() -> None:
+    expected = dict(
+        learning_rate=4e-5,
+        warmup_updates=1000,
+        batch_size=16,
+        batch_length=64,
+        train_ratio=1024,
+        gamma=1 - 1 / 333,
+        return_lambda=0.95,
+        imagination_horizon=15,
+        imagination_starts=None,
+        actor_gradient="reinforce",
+        ent_coef=3e-4,
+        slow_critic_scale=1.0,
+        slow_critic_rate=0.02,
+        replay_value_scale=0.3,
+        online_replay=True,
+        random_warmup=False,
+        pretrain_updates=1,
+        max_grad_norm=None,
+        action_mean_penalty=0.0,
+        evaluation_rate=None,
+        actor_learning_rate=None,
+        critic_learning_rate=None,
+        buffer_size=5_000_000,
+        learning_starts=1088,
+    )
+    assert {name: DREAMER_V3[name] for name in expected} == expected
+    assert set(DREAMER_V3) == {*expected, "policy_kwargs"}
+    kwargs = DREAMER_V3["policy_kwargs"]
+    assert kwargs["size"] == "1m" and kwargs["latent"] == "categorical" and kwargs["optimizer_class"] is LaProp
+    assert kwargs["optimizer_kwargs"] == dict(betas=(0.9, 0.999), eps=1e-20, agc=0.3)
+    assert kwargs["actor_kwargs"] == dict(min_std=0.1, max_std=1.0, unimix=0.01)
+    assert kwargs["world_model_kwargs"] == dict(
+        normalize_obs="symlog",
+        norm="rms",
+        update_bias=-1.0,
+        unimix=0.01,
+        min_std=0.1,
+        free_nats=1.0,
+        reward_head="twohot",
+        reconstruction_scale=1.0,
+        reward_scale=1.0,
+        continue_scale=1.0,
+        kl_dynamics_scale=1.0,
+        kl_representation_scale=0.1,
+    )
+
+
+def test_no_default_of_ours_leaks_into_the_published_settings() -> None:
+    assert set(SMALL_WORLD_MODEL) <= set(PUBLISHED_WORLD_MODEL)
+    general = {"self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "seed", "device"}
+    arguments = set(inspect.signature(Dreamer.__init__).parameters) - general - {"_init_setup_model"}
+    assert arguments == set(DREAMER_V3)
+    policy = set(inspect.signature(Dreamer.policy_aliases["MlpPolicy"].__init__).parameters)
+    policy -= {"self", "observation_space", "action_space", "lr_schedule", "gamma", "world_model_class"}
+    assert policy == set(DREAMER_V3["policy_kwargs"])
+
+
+def test_loss_scales_of_both_presets() -> None:
+    published = Dreamer(
+        "MlpPolicy", "envs:ContinuousPendulum-v0", **{**DREAMER_V3, "buffer_size": 2000}, device="cpu"
+    ).world_model.loss_scales
+    assert published == {
+        "reconstruction/obs": 1.0,
+        "reward": 1.0,
+        "continue": 1.0,
+        "kl_dynamics": 1.0,
+        "kl_representation": 0.1,
+    }
+    ours = tiny_dreamer().world_model.loss_scales
+    for name, key in (("reconstruction/obs", "reconstruction_scale"), ("reward", "reward_scale")):
+        assert ours[name] == SMALL_WORLD_MODEL[key] != published[name]
+
+
+# ---- learning rates and gradients
+
+
+def test_learning_rates_warm_up_and_differ_by_network() -> None:
+    model = tiny_dreamer(
+        learning_rate=1e-3, actor_learning_rate=2e-3, critic_learning_rate=lambda p: 4e-3 * p, warmup_updates=10
+    )
+    model._setup_learn(10, None)
+    for updates, share in ((0, 0.0), (5, 0.5), (10, 1.0), (500, 1.0)):
+        model._n_updates = updates
+        model._update_learning_rates()
+        rates = {group["name"]: group["lr"] for group in model.policy.optimizer.param_groups}
+        assert rates == pytest.approx(dict(world_model=1e-3 * share, actor=2e-3 * share, critic=4e-3 * share))
+    model._current_progress_remaining = 0.5
+    model._update_learning_rates()
+    assert model.policy.optimizer.param_groups[2]["lr"] == pytest.approx(2e-3)
+
+
+def test_gradient_norms_are_limited_by_network(ready: Any) -> None:
+    model = ready(max_grad_norm=1e-3)
+    model.train(1)
+    for module in model.policy.trained_modules().values():
+        norm = th.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm()
+        assert 0 < norm <= 1.001e-3
+
+
+def test_the_loss_scales_weigh_the_model_loss(ready: Any) -> None:
+    model = ready()
+    start = copy.deepcopy(model.policy.state_dict())
+    changes = {}
+    for scale in (10.0, 0.0):
+        model.policy.load_state_dict(start)
+        model.world_model.loss_scales = dict.fromkeys(model.world_model.loss_scales, 0.0) | {"reconstruction/obs": scale}
+        model.replay_value_scale = 0.0
+        model.train(1)
+        changes[scale] = sum(float(p.grad.abs().sum()) for p in model.world_model.parameters() if p.grad is not None)
+    assert changes[10.0] > 0 and changes[0.0] == 0
+
+
+@pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
+@pytest.mark.parametrize("task", ["ContinuousPendulum-v0", "SequenceMemory-v0"])
+def test_behaviour_reaches_actor_and_critic_only(ready: Any, gradient: str, task: str) -> None:
+    model = ready(env=f"envs:{task}", actor_gradient=gradient)
+    actor_loss, value_loss, _, _ = losses(model)
+    assert gradients(actor_loss, model.actor) > 0
+    assert gradients(value_loss, model.critic) > 0 and gradients(value_loss, model.actor) == 0
+    assert gradients(value_loss, model.world_model) == 0
+    # REINFORCE goes through nothing but the log-probabilities; the dynamics gradient goes through the model
+    assert (gradients(actor_loss, model.world_model) > 0) == (gradient == "dynamics")
+    # ... yet an update leaves no trace of it in the model
+    model.world_model.loss_scales = dict.fromkeys(model.world_model.loss_scales, 0.0)
+    model.replay_value_scale = 0.0
+    model.train(1)
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.world_model.parameters())
+    assert any(p.grad.abs().sum() > 0 for p in model.actor.parameters())
+
+
+def test_replay_value_loss_reaches_the_world_model(ready: Any) -> None:
+    model = ready()
+    batch, _ = model.replay_buffer.sample(4, 8)
+    posterior = model.world_model.observe(batch)
+    loss = model._replay_value_loss(batch, posterior, None)
+    assert gradients(loss, model.world_model.core) > 0 and gradients(loss, model.critic) > 0
+
+
+def test_replay_value_loss_bootstraps_with_imagined_returns_where_there_are_all(ready: Any) -> None:
+    model = ready(imagination_starts=None)
+    batch, _ = model.replay_buffer.sample(4, 8)
+    posterior = model.world_model.observe(batch)
+    low, high = (model._replay_value_loss(batch, posterior, th.full((32,), value)) for value in (0.0, 50.0))
+    assert not th.allclose(low, high)
+
+
+@pytest.mark.parametrize("name", ["replay_value_scale", "action_mean_penalty", "slow_critic_scale", "ent_coef"])
+def test_every_weight_changes_the_update(ready: Any, name: str) -> None:
+    results = []
+    for value in (0.0, 3.0):
+        model = ready(replay_value_scale=0.0)
+        setattr(model, name, value)
+        model._ent_coef = value if name == "ent_coef" else model._ent_coef
+        th.manual_seed(0)
+        model.replay_buffer.seed(0)
+        model.train(1)
+        results.append(th.cat([p.grad.flatten() for p in (*model.actor.parameters(), *model.critic.parameters())]))
+    assert not th.allclose(results[0], results[1])
+
+
+# ---- targets, starts and slow copies
+
+
+def test_targets_come_from_the_online_critic(ready: Any) -> None:
+    """Changing the slow critic changes what the critic is pulled to, not the returns."""
+    model = ready()
+    _, value_loss, returns, _ = losses(model)
+    for parameter in model.policy.slow_critic.parameters():
+        parameter.data.normal_()
+    _, other_loss, same_returns, _ = losses(model)
+    assert th.equal(returns, same_returns) and not th.allclose(value_loss, other_loss)
+    for parameter in model.critic.parameters():
+        parameter.data.normal_()
+    assert not th.allclose(returns, losses(model)[2])
+
+
+def test_slow_critic_follows_after_the_step(ready: Any) -> None:
+    model = ready(slow_critic_rate=0.25)
+    before = [p.clone() for p in model.policy.slow_critic.parameters()]
+    model.train(1)
+    for slow, old, online in zip(model.policy.slow_critic.parameters(), before, model.critic.parameters(), strict=True):
+        assert th.allclose(slow, old + 0.25 * (online - old), atol=1e-6)
+
+
+@pytest.mark.parametrize(("starts", "expected"), [(None, 32), (5, 5), (32, 32), (500, 32)])
+def test_number_of_imagination_starts(ready: Any, starts: int | None, expected: int) -> None:
+    model = ready(imagination_starts=starts)
+    batch, _ = model.replay_buffer.sample(4, 8)
+    posterior = model.world_model.observe(batch)
+    states, chosen = model._imagination_starts(posterior)
+    assert len(states.deter) == expected and not states.deter.requires_grad
+    assert (chosen is None) == (expected == 32)
+    flat = posterior.deter.flatten(0, 1).detach()
+    picked = flat if chosen is None else flat[chosen]
+    assert th.equal(states.deter, picked) and (chosen is None or len(chosen.unique()) == expected)
+
+
+def test_horizon_and_actions_beyond_the_start(ready: Any) -> None:
+    model = ready(imagination_horizon=6)
+    batch, _ = model.replay_buffer.sample(4, 8)
+    rollout, policies = model._imagine(model._imagination_starts(model.world_model.observe(batch))[0])
+    assert rollout.states.deter.shape[1] == 7 and rollout.actions.shape[1] == 6 and len(policies) == 6
+
+
+@pytest.mark.parametrize(("task", "dynamics"), [("ContinuousPendulum-v0", True), ("SequenceMemory-v0", False)])
+def test_auto_resolves_by_the_kind_of_action(task: str, dynamics: bool) -> None:
+    model = tiny_dreamer(f"envs:{task}")
+    assert model._through_dynamics is dynamics
+    assert model._ent_coef == (1e-2 if dynamics else 3e-2)
+    assert tiny_dreamer(f"envs:{task}", ent_coef=0.5)._ent_coef == 0.5
+    assert tiny_dreamer(f"envs:{task}", actor_gradient="dynamics")._through_dynamics
+
+
+def test_dynamics_gradient_finds_the_better_action() -> None:
+    """In a model whose reward IS the action just taken, one look tells the actor which way to go."""
+    model = tiny_dreamer(learning_starts=40, ent_coef=0.0, action_mean_penalty=0.0, imagination_horizon=1).learn(60)
+
+    def imagine(policy: Any, state: Any, horizon: int) -> Any:
+        from sb3_dreamer.common.types import ImaginedRollout, LatentState
+
+        action = policy(state.feat)
+        after = LatentState(state.deter, action.expand(-1, model.world_model.stoch_size))
+        return ImaginedRollout(LatentState.stack([state, after], 1), action[:, None])
+
+    model.world_model.imagine = imagine  # type: ignore[method-assign]
+    model.world_model.predict_reward = lambda states: states.stoch[..., 0]  # type: ignore[method-assign]
+    model.critic.net.out.weight.data.zero_()
+    batch, _ = model.replay_buffer.sample(4, 8)
+    starts, _ = model._imagination_starts(model.world_model.observe(batch))
+    actor_loss, _, _ = model._behaviour_losses(starts, {})
+    slope = th.autograd.grad(actor_loss, model.actor.mean.bias)[0]
+    assert (slope < 0).all()  # descending the loss raises the action
