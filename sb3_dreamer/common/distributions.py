@@ -28,10 +28,14 @@ class TwoHot:
 
     @property
     def mean(self) -> th.Tensor:
+        """Expectation over the bins, ``(...)``."""
         return two_hot_mean(self.logits, self.bins)
 
     def loss(self, target: th.Tensor) -> th.Tensor:
-        """:return: cross-entropy with the two-hot target, ``(...)``"""
+        """
+        :param target: numbers in their own units, ``(...)``
+        :return: cross-entropy with the two-hot target, ``(...)``
+        """
         return two_hot_cross_entropy(self.logits, target.detach(), self.bins)
 
 
@@ -48,10 +52,14 @@ class ScaledNumber:
 
     @property
     def mean(self) -> th.Tensor:
+        """The number in its own units, ``(...)``."""
         return self.prediction * self.scale
 
     def loss(self, target: th.Tensor) -> th.Tensor:
-        """:return: squared error in units of the scale, ``(...)``"""
+        """
+        :param target: numbers in their own units, ``(...)``
+        :return: squared error in units of the scale, ``(...)``
+        """
         return (self.prediction - target / self.scale).square()
 
 
@@ -67,10 +75,14 @@ class SoftBernoulli:
 
     @property
     def mean(self) -> th.Tensor:
+        """The probability, ``(...)``."""
         return th.sigmoid(self.logits)
 
     def loss(self, target: th.Tensor) -> th.Tensor:
-        """:return: binary cross-entropy, ``(...)``"""
+        """
+        :param target: probabilities, ``(...)``
+        :return: binary cross-entropy, ``(...)``
+        """
         return F.binary_cross_entropy_with_logits(self.logits, target, reduction="none")
 
 
@@ -88,19 +100,27 @@ class BoundedNormal:
 
     @property
     def mode(self) -> th.Tensor:
+        """The mean, ``(..., A)``."""
         return self.mean
 
     def sample(self, noise: th.Tensor) -> th.Tensor:
-        """:return: reparametrised sample, ``(..., A)``"""
+        """
+        :param noise: standard normal, ``(..., A)``
+        :return: reparametrised sample, ``(..., A)``
+        """
         return th.addcmul(self.mean, self.std, noise)
 
     def log_prob(self, action: th.Tensor) -> th.Tensor:
-        """:return: summed over the action's dimensions, ``(...)``"""
+        """
+        :param action: raw, also beyond the bounds, ``(..., A)``
+        :return: log-density summed over the action's dimensions, ``(...)``
+        """
         z = (action - self.mean) / self.std
         return -(0.5 * z.square() + self.std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     @property
     def entropy(self) -> th.Tensor:
+        """Summed over the action's dimensions, in nats, ``(...)``."""
         return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     @property
@@ -129,22 +149,30 @@ class OneHotCategorical:
 
     @property
     def mode(self) -> th.Tensor:
+        """One-hot of the most probable action, ``(..., A)``."""
         return self._hard(self.probs)
 
     def _hard(self, score: th.Tensor) -> th.Tensor:
         return th.zeros_like(self.probs).scatter_(-1, score.argmax(-1, keepdim=True), 1.0)
 
     def sample(self, noise: th.Tensor) -> th.Tensor:
-        """:return: one-hot sample with straight-through gradient, ``(..., A)``; ``noise`` is Exponential(1)"""
+        """
+        :param noise: Exponential(1), ``(..., A)``
+        :return: one-hot sample with straight-through gradient, ``(..., A)``
+        """
         hard = self._hard(self.probs.detach() / noise)
         return hard + (self.probs - self.probs.detach())
 
     def log_prob(self, action: th.Tensor) -> th.Tensor:
-        """:return: of a one-hot action, ``(...)``"""
+        """
+        :param action: one-hot, ``(..., A)``
+        :return: log-probability, ``(...)``
+        """
         return (_log(self.probs) * action).sum(-1)
 
     @property
     def entropy(self) -> th.Tensor:
+        """In nats, ``(...)``."""
         return -(self.probs * _log(self.probs)).sum(-1)
 
     @property

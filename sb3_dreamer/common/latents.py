@@ -26,19 +26,37 @@ class LatentFamily(Protocol):
     """``Z``: how many numbers a sample has."""
 
     def noise(self, shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
-        """:return: fresh noise for samples of batch shape ``shape``, on ``like``'s device"""
+        """
+        :param shape: batch shape
+        :param like: a tensor on the device wanted
+        :return: fresh noise for that many samples
+        """
 
     def sample(self, params: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        """:return: differentiable samples ``(..., Z)`` for ``params`` ``(..., P)``"""
+        """
+        :param params: ``(..., P)``
+        :param noise: from :meth:`noise`
+        :return: differentiable samples, ``(..., Z)``
+        """
 
     def mode(self, params: th.Tensor) -> th.Tensor:
-        """:return: the most probable values ``(..., Z)``"""
+        """
+        :param params: ``(..., P)``
+        :return: the most probable values, ``(..., Z)``
+        """
 
     def kl(self, posterior: th.Tensor, prior: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """:return: ``KL(sg(posterior) ‖ prior)`` and ``KL(posterior ‖ sg(prior))``, summed over the latents: ``(...)``"""
+        """
+        :param posterior: ``(..., P)``
+        :param prior: ``(..., P)``
+        :return: ``KL(sg(posterior) ‖ prior)`` and ``KL(posterior ‖ sg(prior))``, summed over the latents, ``(...)``
+        """
 
     def entropy(self, params: th.Tensor) -> th.Tensor:
-        """:return: entropy summed over the latents, ``(...)``"""
+        """
+        :param params: ``(..., P)``
+        :return: entropy summed over the latents, in nats, ``(...)``
+        """
 
 
 class CategoricalLatents:

@@ -43,6 +43,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features)
 
     def reset_parameters(self) -> None:
+        """Draw the weights anew."""
         truncated_normal_(self.weight, self.in_features, self._scale)
         nn.init.zeros_(self.bias)
 
@@ -96,6 +97,10 @@ class MLP(nn.Module):
         return layer
 
     def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(..., in_features)``
+        :return: ``(..., out_features)``
+        """
         for linear, norm in zip(self.linears, self.norms, strict=True):
             x = F.silu(norm(linear(x)))
         return x if self.out is None else self.out(x)

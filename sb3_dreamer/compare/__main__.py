@@ -50,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--env", required=True, metavar="ID", help='Gymnasium id, "Name-v0" or "package:Name-v0"')
     add("--algos", nargs="+", default=["dreamer", "sac", "ppo"], metavar="NAME", help="default: dreamer sac ppo")
-    add("--seeds", type=int, default=3, metavar="N", help="number of seeds, 0 to N-1 (default: 3)")
+    add("--seeds", type=int, default=3, metavar="N", help="number of seeds (default: 3)")
+    add("--first-seed", type=int, default=0, metavar="N", help="the first of them, the others follow (default: 0)")
     add("--total-timesteps", type=int, default=5000, metavar="N", help="environment steps of each run (default: 5000)")
     add("--out", default=None, metavar="DIR", help="folder of the results (default: runs/<environment>)")
     add("--eval-every", type=int, metavar="N", help="environment steps between evaluations (default: total / 20)")
@@ -82,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             result = compare(
                 arguments.env,
                 algos=arguments.algos,
-                seeds=arguments.seeds,
+                seeds=range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+                if arguments.first_seed
+                else arguments.seeds,
                 total_timesteps=arguments.total_timesteps,
                 out=out,
                 eval_every=arguments.eval_every,

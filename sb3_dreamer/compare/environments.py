@@ -15,7 +15,10 @@ from sb3_dreamer.compare.settings import THRESHOLDS
 
 
 def env_name(env_id: str) -> str:
-    """:return: the id without its module: both ``"envs:Task-v0"`` and ``"Task-v0"`` are ``"Task-v0"``"""
+    """
+    :param env_id: Gymnasium id, with or without a module before it
+    :return: the id without its module: both ``"envs:Task-v0"`` and ``"Task-v0"`` are ``"Task-v0"``
+    """
     return env_id.rpartition(":")[2]
 
 

@@ -187,7 +187,11 @@ def read_finished(spec: RunSpec) -> FinishedRun | None:
 
 
 def discard(spec: RunSpec) -> None:
-    """Forget a run; its ``.json`` goes first, as without it the rest does not count."""
+    """
+    Forget a run; its ``.json`` goes first, as without it the rest does not count.
+
+    :param spec: the run
+    """
     for path in (spec.done_path, spec.rows_path, spec.log_path):
         path.unlink(missing_ok=True)
 

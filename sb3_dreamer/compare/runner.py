@@ -76,7 +76,10 @@ def build_model(spec: RunSpec) -> BaseAlgorithm:
 
 
 def count_parameters(model: BaseAlgorithm) -> int:
-    """:return: number of trained parameters; target networks are copies and do not count"""
+    """
+    :param model: the algorithm
+    :return: number of trained parameters; target networks are copies and do not count
+    """
     parameters = model.policy.named_parameters()
     return sum(p.numel() for name, p in parameters if p.requires_grad and "target" not in name)
 

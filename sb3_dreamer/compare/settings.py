@@ -181,7 +181,10 @@ def algorithm_names() -> list[str]:
 
 
 def family(env_name: str) -> str | None:
-    """:return: the name under which ``TUNED`` keeps this task's settings, None if it has none"""
+    """
+    :param env_name: the environment's id, without a module
+    :return: the name under which ``TUNED`` keeps this task's settings, None if it has none
+    """
     return next((name for prefix, name in FAMILIES if env_name.startswith(prefix)), None)
 
 

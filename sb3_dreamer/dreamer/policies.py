@@ -55,6 +55,10 @@ class Actor(nn.Module):
         self.std = None if discrete else Linear(units, action_size, scale=0.01)
 
     def forward(self, feat: th.Tensor) -> ActionDistribution:
+        """
+        :param feat: ``(..., F)``
+        :return: distribution over actions ``(..., A)``
+        """
         hidden = self.trunk(feat)
         if self.std is None:
             return OneHotCategorical(self.mean(hidden), self.unimix)
@@ -62,7 +66,11 @@ class Actor(nn.Module):
         return BoundedNormal(self.mean(hidden), std)
 
     def noise(self, shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
-        """:return: what :meth:`ActionDistribution.sample` needs for a batch of shape ``shape``, ``(*shape, A)``"""
+        """
+        :param shape: batch shape
+        :param like: a tensor on the device wanted
+        :return: what the distribution's ``sample`` needs, ``(*shape, A)``
+        """
         noise = th.empty(*shape, self.action_size, device=like.device)
         return noise.exponential_() if self.discrete else noise.normal_()
 
@@ -85,6 +93,10 @@ class Critic(nn.Module):
         self.bins: th.Tensor
 
     def forward(self, feat: th.Tensor) -> TwoHot:
+        """
+        :param feat: ``(..., F)``
+        :return: distribution over values ``(...)``
+        """
         return TwoHot(self.net(feat), self.bins)
 
 

@@ -61,6 +61,10 @@ class VectorScaling(nn.Module):
         return self.mean.float(), (variance + 1e-8).sqrt().float()
 
     def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: in the observation's units, ``(..., size)``
+        :return: scaled, same shape
+        """
         if self.mode == "symlog":
             return symlog(x)
         if self.mode == "running":
@@ -101,6 +105,7 @@ class RunningMagnitude(nn.Module):
         self.total.add_(x.double().square().sum())
 
     def forward(self) -> th.Tensor:
+        """:return: scalar"""
         square = self.total / self.count.clamp_min(1.0)
         return th.where(square > 0, square.sqrt(), 1.0).float()
 

@@ -1,0 +1,81 @@
+"""
+Dreamer with its default settings on the toy tasks, beside SB3's baselines: the table in README.
+
+``python benchmarks/toy_tasks.py [--tasks ...] [--jobs 2]`` runs what is missing under ``benchmarks/results/toy`` (evaluations,
+statistics with settings, versions and processor, curves) and prints the table. Every run has one torch thread.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sb3_dreamer.compare import compare
+
+RESULTS = Path(__file__).parent / "results" / "toy"
+TASKS: dict[str, dict[str, Any]] = {
+    "ContinuousPendulum-v0": dict(algos=["dreamer"], seeds=5, total_timesteps=4000),
+    "ContinuousCartPole-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=3000),
+    "ContinuousPendulumNoVelocity-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=3500),
+    "SequenceMemory-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=2500),
+    "DelayedRecall-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=6000, eval_every=250, n_eval_episodes=60),
+    # baselines, on folders of their own as they run longer
+    "ContinuousPendulum-v0/sac": dict(algos=["sac"], seeds=5, total_timesteps=5000),
+    "ContinuousPendulum-v0/ppo": dict(algos=["ppo"], seeds=3, total_timesteps=50_000, eval_every=2500),
+    # the published settings with the learning rate and its warm-up scaled for a short run
+    "ContinuousPendulum-v0/dreamer_v3": dict(
+        algos=["dreamer_v3"],
+        seeds=2,
+        total_timesteps=2250,
+        eval_every=250,
+        hyperparams={"dreamer_v3": dict(learning_rate=4e-4, warmup_updates=100, buffer_size=10_000)},
+    ),
+}
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), metavar="TASK")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--table-only", action="store_true")
+    args = parser.parse_args()
+    for name in args.tasks if not args.table_only else []:
+        settings = {"eval_every": 125, **TASKS[name]}
+        compare(name.split("/")[0], out=RESULTS / name.replace("/", "-"), jobs=args.jobs, **settings)
+    print(table(args.tasks))
+
+
+def table(names: list[str]) -> str:
+    """
+    :param names: keys of ``TASKS``
+    :return: Markdown, from the summaries on disk
+    """
+    lines = [
+        "| task | algorithm | seeds | steps to threshold: median (worst) | CPU seconds to it | then: mean / worst evaluation "
+        "| last evaluation: median (worst) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        path = RESULTS / name.replace("/", "-") / "summary.json"
+        if not path.exists():
+            continue
+        summary = json.loads(path.read_text())
+        for algo, entry in summary["algos"].items():
+            steps, cpu, after = entry["steps_to_threshold"], entry["cpu_seconds_to_threshold"], entry["after_threshold"]
+            final = entry["final_return"]
+            lines.append(
+                f"| {name.split('/')[0]} (≥ {summary['threshold']:g}) | {algo} | {len(entry['seeds'])} "
+                f"| {_number(steps['median'])} ({_number(steps['worst'])}) | {_number(cpu['median'])} ({_number(cpu['worst'])}) "
+                f"| {_number(after['mean'], 2)} / {_number(after['worst'], 2)} "
+                f"| {_number(final['median'], 2)} ({_number(final['min'], 2)}) |"
+            )
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "never" if value is None else f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
+
+
+if __name__ == "__main__":
+    main()
