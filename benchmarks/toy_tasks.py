@@ -64,9 +64,10 @@ def table(names: list[str]) -> str:
         for algo, entry in summary["algos"].items():
             steps, cpu, after = entry["steps_to_threshold"], entry["cpu_seconds_to_threshold"], entry["after_threshold"]
             final = entry["final_return"]
+            cost = f"{_number(cpu['median'])} ({_number(cpu['worst'])})"
             lines.append(
                 f"| {name.split('/')[0]} (≥ {summary['threshold']:g}) | {algo} | {len(entry['seeds'])} "
-                f"| {_number(steps['median'])} ({_number(steps['worst'])}) | {_number(cpu['median'])} ({_number(cpu['worst'])}) "
+                f"| {_number(steps['median'])} ({_number(steps['worst'])}) | {cost} "
                 f"| {_number(after['mean'], 2)} / {_number(after['worst'], 2)} "
                 f"| {_number(final['median'], 2)} ({_number(final['min'], 2)}) |"
             )

@@ -54,7 +54,7 @@ class Dreamer(ModelBasedAlgorithm):
     :param imagination_starts: replayed states from which a batch imagines, drawn at random; None for all of them
     :param actor_gradient: ``"reinforce"``, ``"dynamics"`` (back-propagation through the imagined dynamics, reparametrised
         or straight-through actions), or ``"auto"``: dynamics for continuous actions, reinforce for discrete ones
-    :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 1e-2 (continuous)
+    :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 5e-3 (continuous)
         or 3e-2 (discrete)
     :param action_mean_penalty: weight of the mean square of the pre-tanh action means (of the centred logits for discrete
         actions): keeps the policy from saturating
@@ -66,7 +66,7 @@ class Dreamer(ModelBasedAlgorithm):
     :param slow_critic_rate: share of the critic that goes into the slow copy at each update
     :param replay_value_scale: weight of the critic's loss on replayed sequences (its gradient reaches the world model)
     :param evaluation_rate: :meth:`predict` acts with a Polyak average of world model and actor that takes this share of the
-        networks in training at each update (16 / updates if that is more); None to act with these themselves
+        networks in training at each update (8 / updates if that is more); None to act with these themselves
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates at once when training starts
     :param online_replay: train on every new window once before drawing at random
@@ -106,8 +106,8 @@ class Dreamer(ModelBasedAlgorithm):
         max_grad_norm: float | None = 100.0,
         slow_critic_scale: float = 0.1,
         slow_critic_rate: float = 0.02,
-        replay_value_scale: float = 0.0,
-        evaluation_rate: float | None = 0.01,
+        replay_value_scale: float = 0.3,
+        evaluation_rate: float | None = 0.002,
         random_warmup: bool = True,
         pretrain_updates: int = 200,
         online_replay: bool = False,
@@ -192,7 +192,7 @@ class Dreamer(ModelBasedAlgorithm):
         }
         discrete = self.action_codec.discrete
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._ent_coef = (3e-2 if discrete else 1e-2) if self.ent_coef == "auto" else float(self.ent_coef)
+        self._ent_coef = (3e-2 if discrete else 5e-3) if self.ent_coef == "auto" else float(self.ent_coef)
 
     def _create_aliases(self) -> None:
         self.world_model: WorldModel = self.policy.world_model

@@ -16,6 +16,7 @@ SMALL_WORLD_MODEL: dict[str, Any] = dict(
     norm="layer",  # one fused operation on a CPU, RMSNorm takes six
     reconstruction_scale=10.0,  # a unit-variance squared error leaves the latents too coarse for fine control
     reward_scale=10.0,
+    continue_scale=10.0,  # ends of episodes are rare rows
     reward_head="squared",  # smooth in the state, which gradients through the dynamics need
 )
 """Arguments of the world model that :class:`Dreamer` uses unless told otherwise."""

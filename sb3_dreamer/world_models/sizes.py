@@ -33,7 +33,7 @@ class ModelSize:
 
 SIZES: dict[str, ModelSize] = {
     # ours, for toy and classic-control tasks on a CPU
-    "toy": ModelSize(deter=64, hidden=64, units=64, groups=8, classes=8, blocks=1, depth=4, layers=2),
+    "toy": ModelSize(deter=64, hidden=64, units=64, groups=8, classes=8, blocks=1, depth=4, layers=2, bins=127),
     "small": ModelSize(deter=128, hidden=128, units=128, groups=16, classes=8, blocks=1, depth=8, layers=2),
     "medium": ModelSize(deter=256, hidden=256, units=256, groups=16, classes=16, blocks=8, depth=16, layers=3),
     # published (github.com/danijar/dreamerv3, configs.yaml)
