@@ -15,8 +15,8 @@ from sb3_dreamer.compare import compare
 RESULTS = Path(__file__).parent / "results" / "toy"
 TASKS: dict[str, dict[str, Any]] = {
     "ContinuousPendulum-v0": dict(algos=["dreamer"], seeds=5, total_timesteps=4000),
-    "ContinuousCartPole-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=3000),
-    "ContinuousPendulumNoVelocity-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=3500),
+    "ContinuousCartPole-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=2750),
+    "ContinuousPendulumNoVelocity-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=3250),
     "SequenceMemory-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=2500),
     "DelayedRecall-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=6000, eval_every=250, n_eval_episodes=60),
     # baselines, on folders of their own as they run longer

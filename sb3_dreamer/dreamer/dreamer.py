@@ -100,7 +100,7 @@ class Dreamer(ModelBasedAlgorithm):
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
         ent_coef: float | Literal["auto"] = "auto",
         action_mean_penalty: float = 1e-2,
-        actor_learning_rate: float | Schedule | None = None,
+        actor_learning_rate: float | Schedule | None = 7e-4,
         critic_learning_rate: float | Schedule | None = None,
         warmup_updates: int = 0,
         max_grad_norm: float | None = 100.0,
