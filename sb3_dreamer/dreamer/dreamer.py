@@ -353,17 +353,7 @@ class Dreamer(ModelBasedAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfDreamer:
-        """
-        Collect and train in turns.
-
-        :param total_timesteps: environment steps (over all environments) to collect at least
-        :param callback: called at every step
-        :param log_interval: episodes between two writes of the log, None for never
-        :param tb_log_name: name of the TensorBoard run
-        :param reset_num_timesteps: start counting anew and reset the environment; otherwise go on where it stopped
-        :param progress_bar: show one
-        :return: itself
-        """
+        """See :meth:`ModelBasedAlgorithm.learn`, which has the same arguments."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # ---- looking inside
