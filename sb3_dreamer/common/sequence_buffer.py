@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,16 +51,15 @@ class SequenceBuffer:
         self.device = th.device(device)
         self.online = online
         self._rng = np.random.default_rng(seed)
-        lead = (n_envs, self.capacity)
-        # zeros are not touched until written, so the operating system gives memory as the replay fills
-        self._obs = {key.name: np.zeros(lead + key.shape, dtype=key.dtype) for key in codec.keys}
-        self._action = np.zeros((*lead, action_size), dtype=np.float32)
-        self._reward = np.zeros(lead, dtype=np.float32)
-        self._is_first = np.zeros(lead, dtype=np.bool_)
-        self._is_last = np.zeros(lead, dtype=np.bool_)
-        self._is_terminal = np.zeros(lead, dtype=np.bool_)
-        self._deter = np.zeros((*lead, deter_size), dtype=np.float32)
-        self._stoch = np.zeros((*lead, stoch_size), dtype=np.float32)
+        # memory is taken as the replay fills, see _reserve
+        self._obs = {key.name: np.zeros((n_envs, 0, *key.shape), dtype=key.dtype) for key in codec.keys}
+        self._action = np.zeros((n_envs, 0, action_size), dtype=np.float32)
+        self._reward = np.zeros((n_envs, 0), dtype=np.float32)
+        self._is_first = np.zeros((n_envs, 0), dtype=np.bool_)
+        self._is_last = np.zeros((n_envs, 0), dtype=np.bool_)
+        self._is_terminal = np.zeros((n_envs, 0), dtype=np.bool_)
+        self._deter = np.zeros((n_envs, 0, deter_size), dtype=np.float32)
+        self._stoch = np.zeros((n_envs, 0, stoch_size), dtype=np.float32)
         self._count = np.zeros(n_envs, dtype=np.int64)
         """Rows ever written, a stream: row number ``r`` lies in slot ``r % capacity``."""
         self._online_start = np.zeros(n_envs, dtype=np.int64)
@@ -104,6 +105,7 @@ class SequenceBuffer:
         :param deter: the latent state at the observation, ``(n, D)``
         :param stoch: ``(n, Z)``
         """
+        self._reserve(int(min(self._count.max() + 1, self.capacity)))
         slot = (streams, self._count[streams] % self.capacity)
         for name, array in obs.items():
             self._obs[name][slot] = array
@@ -227,22 +229,29 @@ class SequenceBuffer:
         """:return: observation keys and the sizes A, D, Z: what must agree with a model that uses this replay"""
         return self.codec.keys, self._action.shape[-1], self._deter.shape[-1], self._stoch.shape[-1]
 
+    def _reserve(self, slots: int) -> None:
+        """Have room for that many rows of each stream: doubled when it runs out, so that rows are seldom copied."""
+        held = self._reward.shape[1]
+        if slots <= held:
+            return
+        slots = min(self.capacity, max(slots, 2 * held, 1024))
+        missing = slots - held
+
+        def resize(array: np.ndarray) -> np.ndarray:
+            return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
+
+        self._map(resize)
+
+    def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._obs = {name: function(array) for name, array in self._obs.items()}
+        for name in ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch"):
+            setattr(self, name, function(getattr(self, name)))
+
     def __getstate__(self) -> dict[str, Any]:
-        """Save only rows that were written: an almost empty replay makes a small file."""
-        state = self.__dict__.copy()
+        """Save only rows that were written."""
         used = int(min(self._count.max(initial=0), self.capacity))
-        state["_obs"] = {name: array[:, :used].copy() for name, array in self._obs.items()}
-        for name in ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch"):
-            state[name] = getattr(self, name)[:, :used].copy()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        def grow(array: np.ndarray) -> np.ndarray:
-            whole = np.zeros((state["n_envs"], state["capacity"], *array.shape[2:]), dtype=array.dtype)
-            whole[:, : array.shape[1]] = array
-            return whole
-
-        self.__dict__.update(state)
-        self._obs = {name: grow(array) for name, array in self._obs.items()}
-        for name in ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch"):
-            setattr(self, name, grow(getattr(self, name)))
+        trimmed = copy.copy(self.__dict__)
+        view = object.__new__(SequenceBuffer)
+        view.__dict__ = trimmed
+        view._map(lambda array: array[:, :used].copy())
+        return trimmed
