@@ -2,6 +2,7 @@
 
 import argparse
 
+import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -11,6 +12,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--total-timesteps", type=int, default=2000)
 parser.add_argument("--out", default="runs/quickstart")
 args = parser.parse_args()
+torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
 
 model = Dreamer("MlpPolicy", "envs:ContinuousPendulum-v0", seed=0, verbose=1)
 model.learn(args.total_timesteps, progress_bar=True)

@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# one thread in child processes too: threads that wait for each other on a busy machine take minutes for seconds of work
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from typing import Any
 

@@ -216,13 +216,6 @@ def test_command_line_mistake_is_one_message(tmp_path: Path, capsys: pytest.Capt
     assert printed.out == "" and not (tmp_path / "out").exists()
 
 
-def test_example_runs(tmp_path: Path) -> None:
-    arguments = ["--total-timesteps", "3", "--seeds", "1", "--jobs", "2", "--out", str(tmp_path)]
-    done = command_line("examples/compare_with_baselines.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "curves.png").exists() and "dreamer first reaches -200 after" in done.stdout
-
-
 def test_bars_follow_the_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [RunSpec("Task-v0", {}, "sac", seed, 100, 50, 20, {}, "cpu", Path("out")) for seed in range(4)]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

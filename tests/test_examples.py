@@ -8,10 +8,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ARGUMENTS = {
-    "quickstart.py": ["--total-timesteps", "250", "--out", "{out}"],
-    "compare_with_baselines.py": ["--total-timesteps", "260", "--seeds", "1", "--out", "{out}"],
-    "custom_environment.py": ["--total-timesteps", "250"],
-    "imagine_and_plot.py": ["--total-timesteps", "260", "--out", "{out}"],
+    "quickstart.py": ["--total-timesteps", "210", "--out", "{out}"],
+    "compare_with_baselines.py": ["--total-timesteps", "40", "--seeds", "1", "--out", "{out}"],
+    "custom_environment.py": ["--total-timesteps", "210"],
+    "imagine_and_plot.py": ["--total-timesteps", "220", "--out", "{out}"],
 }
 LEAVES = {
     "quickstart.py": ["dreamer_pendulum.zip"],
