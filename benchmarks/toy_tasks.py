@@ -25,10 +25,9 @@ TASKS: dict[str, dict[str, Any]] = {
     # the published settings with the learning rate and its warm-up scaled for a short run
     "ContinuousPendulum-v0/dreamer_v3": dict(
         algos=["dreamer_v3"],
-        seeds=2,
-        total_timesteps=2250,
-        eval_every=250,
-        hyperparams={"dreamer_v3": dict(learning_rate=4e-4, warmup_updates=100, buffer_size=10_000)},
+        seeds=1,
+        total_timesteps=2500,
+        hyperparams={"dreamer_v3": dict(learning_rate=6e-4, warmup_updates=100, buffer_size=10_000)},
     ),
 }
 
