@@ -60,7 +60,7 @@ def table(names: list[str]) -> str:
         if not path.exists():
             continue
         summary = json.loads(path.read_text())
-        for algo, entry in summary["algos"].items():
+        for algo, entry in summary["algorithms"].items():
             steps, cpu, after = entry["steps_to_threshold"], entry["cpu_seconds_to_threshold"], entry["after_threshold"]
             final = entry["final_return"]
             cost = f"{_number(cpu['median'])} ({_number(cpu['worst'])})"
