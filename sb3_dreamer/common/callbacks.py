@@ -9,7 +9,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure
 
-from sb3_dreamer.common.types import LatentState, SequenceBatch
+from sb3_dreamer.common.types import SequenceBatch
 from sb3_dreamer.common.world_model import WorldModel
 
 
@@ -40,7 +40,7 @@ def open_loop_error(model: WorldModel, batch: SequenceBatch, context: int) -> di
     start = model.observe(head).map(lambda x: x[:, -1])
     actions = batch.prev_action[:, context:]
     states = model.imagine(actions, start, length - context, deterministic=True).states
-    future = LatentState(states.deter[:, 1:], states.stoch[:, 1:])
+    future = states.map(lambda x: x[:, 1:])
     predictions = {**model.decode(future), "reward": model.predict_reward(future).unsqueeze(-1)}
     truths = {**batch.obs, "reward": batch.reward.unsqueeze(-1)}
     same_episode = (batch.is_first[:, context:].cumsum(1) == 0).unsqueeze(-1)  # (B, T - context, 1)

@@ -11,7 +11,7 @@ import math
 import torch as th
 import torch.nn.functional as F
 
-from sb3_dreamer.common.math import two_hot_cross_entropy, two_hot_mean
+from sb3_dreamer.common.math import safe_log, two_hot_cross_entropy, two_hot_mean
 
 
 class TwoHot:
@@ -129,10 +129,6 @@ class BoundedNormal:
         return self.raw_mean.square().mean(-1)
 
 
-def _log(probs: th.Tensor) -> th.Tensor:
-    return probs.clamp_min(1e-30).log()  # without unimix a probability may be 0
-
-
 class OneHotCategorical:
     """
     The policy for discrete actions: a one-hot of the action, mixed with a share of the uniform distribution.
@@ -168,12 +164,12 @@ class OneHotCategorical:
         :param action: one-hot, ``(..., A)``
         :return: log-probability, ``(...)``
         """
-        return (_log(self.probs) * action).sum(-1)
+        return (safe_log(self.probs) * action).sum(-1)
 
     @property
     def entropy(self) -> th.Tensor:
         """In nats, ``(...)``."""
-        return -(self.probs * _log(self.probs)).sum(-1)
+        return -(self.probs * safe_log(self.probs)).sum(-1)
 
     @property
     def saturation(self) -> th.Tensor:

@@ -12,9 +12,7 @@ from typing import Protocol
 import torch as th
 import torch.nn.functional as F
 
-
-def _log(probs: th.Tensor) -> th.Tensor:
-    return probs.clamp_min(1e-30).log()  # without unimix a probability may be 0
+from sb3_dreamer.common.math import safe_log
 
 
 class LatentFamily(Protocol):
@@ -97,14 +95,14 @@ class CategoricalLatents:
 
     def kl(self, posterior: th.Tensor, prior: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         post, pri = self._probs(posterior), self._probs(prior)
-        log_post, log_pri = _log(post), _log(pri)
+        log_post, log_pri = safe_log(post), safe_log(pri)
         dynamics = (post.detach() * (log_post.detach() - log_pri)).sum((-2, -1))
         representation = (post * (log_post - log_pri.detach())).sum((-2, -1))
         return dynamics, representation
 
     def entropy(self, params: th.Tensor) -> th.Tensor:
         probs = self._probs(params)
-        return -(probs * _log(probs)).sum((-2, -1))
+        return -(probs * safe_log(probs)).sum((-2, -1))
 
 
 class GaussianLatents:

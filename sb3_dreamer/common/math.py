@@ -25,6 +25,16 @@ def symexp(x: th.Tensor) -> th.Tensor:
     return th.sign(x) * th.expm1(th.abs(x))
 
 
+def safe_log(probs: th.Tensor) -> th.Tensor:
+    """
+    Logarithm of probabilities that stays finite at 0, which they may be where no uniform share is mixed in.
+
+    :param probs: any shape
+    :return: same shape
+    """
+    return probs.clamp_min(1e-30).log()
+
+
 def symexp_bins(count: int, limit: float = 20.0) -> th.Tensor:
     """
     Bin centres of the symexp two-hot distribution: exponentially spaced, exactly symmetric about 0.
