@@ -8,6 +8,7 @@ id                                            observation        action       wh
 ``SequenceMemory-v0``                         ``Box (4,)``       2 choices    steer a running value to one half
 ``ContinuousPendulumNoVelocity-v0``           ``Box (2,)``       ``Box (1,)`` swing up without seeing the velocity
 ``DelayedRecall-v0``                          ``Box (k + 1,)``   k choices    name a cue seen n steps ago
+``ContinuousPendulumPixels-v0``               64 x 64 picture    ``Box (1,)`` swing up from pictures of the pendulum
 ============================================  =================  ===========  ==========================================
 
 In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the
@@ -22,6 +23,7 @@ from envs.checkpoint import get_env_state, set_env_state
 from envs.delayed_recall import DelayedRecallEnv, DelayedRecallVectorEnv
 from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv
 from envs.pendulum_no_velocity import ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv
+from envs.pendulum_pixels import ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv
 from envs.sequence_memory import SequenceMemoryEnv, SequenceMemoryVectorEnv
 from envs.vector import ToyVectorEnv
 
@@ -34,6 +36,7 @@ _TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
     "SequenceMemory-v0": (SequenceMemoryEnv, SequenceMemoryVectorEnv),
     "ContinuousPendulumNoVelocity-v0": (ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv),
     "DelayedRecall-v0": (DelayedRecallEnv, DelayedRecallVectorEnv),
+    "ContinuousPendulumPixels-v0": (ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv),
 }
 
 TASK_IDS: tuple[str, ...] = tuple(_TASKS)
@@ -61,6 +64,8 @@ __all__ = [
     "ContinuousPendulumEnv",
     "ContinuousPendulumNoVelocityEnv",
     "ContinuousPendulumNoVelocityVectorEnv",
+    "ContinuousPendulumPixelsEnv",
+    "ContinuousPendulumPixelsVectorEnv",
     "ContinuousPendulumVectorEnv",
     "DelayedRecallEnv",
     "DelayedRecallVectorEnv",

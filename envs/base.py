@@ -12,6 +12,7 @@ from envs.actions import check_action
 from envs.drawing import Canvas
 
 FloatArray = npt.NDArray[np.float64]
+Observation = npt.NDArray[np.float32] | npt.NDArray[np.uint8]  # numbers, or a picture
 Transition = tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]
 
 
@@ -23,7 +24,7 @@ class ToyTask(ABC):
     a rule must avoid what NumPy computes in another order or with another routine for arrays than for scalars: sums
     over an axis (``a.sum(-1)``) and powers (``a**2``). Write such sums and squares out.
 
-    :ivar observation_space: float32 space of one observation
+    :ivar observation_space: float32 or, for pictures, uint8 space of one observation
     :ivar action_space: space of one action
     """
 
@@ -50,11 +51,11 @@ class ToyTask(ABC):
         """
 
     @abstractmethod
-    def observe(self, state: FloatArray) -> npt.NDArray[np.float32]:
+    def observe(self, state: FloatArray) -> Observation:
         """Show what an agent may see of the state.
 
         :param state: shape ``(..., S)``
-        :return: a new float32 array of shape ``(..., *observation_space.shape)``
+        :return: a new array of the space's dtype, shape ``(..., *observation_space.shape)``
         """
 
     @abstractmethod
@@ -66,7 +67,7 @@ class ToyTask(ABC):
         """
 
 
-class ToyEnv(gym.Env[npt.NDArray[np.float32], Any]):
+class ToyEnv(gym.Env[Observation, Any]):
     """One environment that plays a :class:`ToyTask`.
 
     It never truncates: the time limit is the ``TimeLimit`` wrapper's, which ``gym.make`` adds from the registration.
@@ -88,9 +89,7 @@ class ToyEnv(gym.Env[npt.NDArray[np.float32], Any]):
         self._state: FloatArray | None = None
         self._canvas: Canvas | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Start an episode.
 
         :param seed: new seed of ``np_random``; ``None`` goes on with the present generator
@@ -103,7 +102,7 @@ class ToyEnv(gym.Env[npt.NDArray[np.float32], Any]):
             self.render()
         return self.task.observe(self._state), {}
 
-    def step(self, action: Any) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Play one step.
 
         :param action: an element of ``action_space``; continuous ones are clipped into it

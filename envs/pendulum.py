@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from envs.base import FloatArray, ToyEnv, ToyTask, Transition
+from envs.base import FloatArray, Observation, ToyEnv, ToyTask, Transition
 from envs.drawing import BLACK, RED, Canvas
 from envs.vector import ToyVectorEnv
 
@@ -52,11 +52,11 @@ class PendulumTask(ToyTask):
         reward = -(theta * theta + 0.1 * velocity * velocity + 0.001 * torque * torque)
         return np.stack((theta, velocity), axis=-1), reward, np.zeros(np.shape(theta), dtype=np.bool_)
 
-    def observe(self, state: FloatArray) -> npt.NDArray[np.float32]:
+    def observe(self, state: FloatArray) -> Observation:
         """Show ``[cos θ, sin θ, θ̇]``.
 
         :param state: shape ``(..., 2)``
-        :return: shape ``(..., 3)``
+        :return: float32, shape ``(..., 3)``
         """
         theta, velocity = state[..., 0], state[..., 1]
         return np.stack((np.cos(theta), np.sin(theta), velocity), axis=-1).astype(np.float32)

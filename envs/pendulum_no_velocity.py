@@ -3,10 +3,9 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
-from envs.base import FloatArray, ToyEnv
+from envs.base import FloatArray, Observation, ToyEnv
 from envs.pendulum import EPISODE_STEPS, ContinuousPendulumEnv, PendulumTask
 from envs.vector import ToyVectorEnv
 
@@ -18,11 +17,11 @@ class PendulumNoVelocityTask(PendulumTask):
         super().__init__()
         self.observation_space = spaces.Box(-1.0, 1.0, shape=(2,), dtype=np.float32)
 
-    def observe(self, state: FloatArray) -> npt.NDArray[np.float32]:
+    def observe(self, state: FloatArray) -> Observation:
         """Show ``[cos θ, sin θ]``.
 
         :param state: angle in radians and angular velocity in rad/s, shape ``(..., 2)``
-        :return: shape ``(..., 2)``
+        :return: float32, shape ``(..., 2)``
         """
         return super().observe(state)[..., :2].copy()
 

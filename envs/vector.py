@@ -11,15 +11,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.actions import check_action
-from envs.base import FloatArray, ToyTask, check_render_mode
+from envs.base import FloatArray, Observation, ToyTask, check_render_mode
 from envs.drawing import Canvas
 
-VectorStep = tuple[
-    npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
-]
+VectorStep = tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]
 
 
-class ToyVectorEnv(VectorEnv[npt.NDArray[np.float32], Any, npt.NDArray[Any]]):
+class ToyVectorEnv(VectorEnv[Observation, Any, npt.NDArray[Any]]):
     """``num_envs`` independent copies of a :class:`envs.base.ToyTask`, equal to single ones to the last bit.
 
     It behaves as ``SyncVectorEnv(..., autoreset_mode=AutoresetMode.SAME_STEP)`` over ``gym.make``'s environments: every
@@ -63,7 +61,7 @@ class ToyVectorEnv(VectorEnv[npt.NDArray[np.float32], Any, npt.NDArray[Any]]):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode in every copy.
 
         :param seed: an integer gives copy ``i`` the seed ``seed + i``, a list one seed to each; where it is ``None``

@@ -31,6 +31,7 @@ def test_ids():
         "SequenceMemory-v0",
         "ContinuousPendulumNoVelocity-v0",
         "DelayedRecall-v0",
+        "ContinuousPendulumPixels-v0",
     )
     assert envs.__sb3_dreamer_toy_tasks__ is True
 

@@ -64,6 +64,7 @@ THRESHOLDS: dict[str, float] = {
     "ContinuousPendulum-v0": -200.0,
     "ContinuousCartPole-v0": 195.0,
     "ContinuousPendulumNoVelocity-v0": -250.0,
+    "ContinuousPendulumPixels-v0": -300.0,
     "SequenceMemory-v0": 46.0,
     "DelayedRecall-v0": 0.95,
     "Pendulum-v1": -200.0,

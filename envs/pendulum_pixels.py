@@ -1,0 +1,90 @@
+"""The pendulum as a small picture: one shows the angle, two in a row the motion."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from envs.base import FloatArray, ToyEnv
+from envs.drawing import BLUE, RED, WHITE
+from envs.pendulum import EPISODE_STEPS, ContinuousPendulumEnv, PendulumTask
+from envs.vector import ToyVectorEnv
+
+SIZE = 64  # pixels, of the square picture; the axle is in its middle
+ROD_LENGTH = 23.0  # pixels, from the axle to the middle of the bob
+ROD_RADIUS = 2.5  # pixels, half of the rod's width
+BOB_RADIUS = 5.0  # pixels
+
+# Coordinates of the pixels' centres relative to the axle, x to the right and y upwards.
+_X = np.arange(SIZE, dtype=np.float32) - np.float32((SIZE - 1) / 2)  # (64,), one a column
+_Y = -_X[:, np.newaxis]  # (64, 1), one a row
+
+
+class PendulumPixelsTask(PendulumTask):
+    """Rules of the pendulum, of which a picture is shown: a red rod with a blue bob at its tip, on white."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = spaces.Box(0, 255, shape=(SIZE, SIZE, 3), dtype=np.uint8)
+
+    def observe(self, state: FloatArray) -> npt.NDArray[np.uint8]:
+        """Show the rod at the angle θ: upright for 0, leaning left if it is positive, like ``render``.
+
+        A pixel's share of a shape is estimated from the distance of its centre to the shape's edge, so that the picture
+        changes smoothly with the angle.
+
+        :param state: angle in radians and angular velocity in rad/s, shape ``(..., 2)``
+        :return: RGB pictures, shape ``(..., 64, 64, 3)``
+        """
+        theta = state[..., 0, np.newaxis, np.newaxis]  # (..., 1, 1)
+        right, up = -np.sin(theta).astype(np.float32), np.cos(theta).astype(np.float32)  # from the axle to the bob
+        across = _X * up - _Y * right  # (..., 64, 64), as all that follows
+        along = _X * right + _Y * up
+        beyond = along - np.clip(along, 0, ROD_LENGTH)
+        rod = _share(across * across + beyond * beyond, ROD_RADIUS)
+        from_bob = along - np.float32(ROD_LENGTH)
+        bob = _share(across * across + from_bob * from_bob, BOB_RADIUS)
+        rod *= 1 - bob  # the bob lies on the rod
+        picture = np.empty((*rod.shape, 3), dtype=np.uint8)
+        for channel, (white, red, blue) in enumerate(zip(WHITE, RED, BLUE, strict=True)):
+            # Half a level more, as the conversion to uint8 cuts.
+            picture[..., channel] = rod * (red - white) + bob * (blue - white) + (white + 0.5)
+        return picture
+
+
+class ContinuousPendulumPixelsEnv(ContinuousPendulumEnv):
+    """Swing up and balance seeing a 64 x 64 RGB picture only; all else is as in :class:`envs.ContinuousPendulumEnv`.
+
+    The pictures are drawn with NumPy: pygame is needed for ``render`` alone.
+
+    :param render_mode: ``None``, ``"rgb_array"`` or ``"human"``
+    """
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        ToyEnv.__init__(self, PendulumPixelsTask(), render_mode)
+
+
+class ContinuousPendulumPixelsVectorEnv(ToyVectorEnv):
+    """A batch of :class:`ContinuousPendulumPixelsEnv`.
+
+    :param num_envs: how many copies
+    :param max_episode_steps: time limit in steps, ``None`` for none
+    :param render_mode: ``None`` or ``"rgb_array"``
+    """
+
+    metadata: dict[str, Any] = {**ToyVectorEnv.metadata, "render_fps": 20}  # noqa: RUF012
+
+    def __init__(
+        self, num_envs: int = 1, max_episode_steps: int | None = EPISODE_STEPS, render_mode: str | None = None
+    ) -> None:
+        super().__init__(PendulumPixelsTask(), num_envs, max_episode_steps, render_mode)
+
+
+def _share(squared_distance: npt.NDArray[np.float32], radius: float) -> npt.NDArray[np.float32]:
+    """
+    :param squared_distance: squared distance of each pixel's centre from the middle of a shape, in pixels²
+    :param radius: how far the shape reaches from its middle, in pixels
+    :return: share of each pixel that the shape covers, from 0 to 1
+    """
+    return np.clip(np.float32(radius + 0.5) - np.sqrt(squared_distance), 0, 1)
