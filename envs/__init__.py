@@ -8,7 +8,7 @@ id                                            observation        action       wh
 ``SequenceMemory-v0``                         ``Box (4,)``       2 choices    steer a running value to one half
 ``ContinuousPendulumNoVelocity-v0``           ``Box (2,)``       ``Box (1,)`` swing up without seeing the velocity
 ``DelayedRecall-v0``                          ``Box (k + 1,)``   k choices    name a cue seen n steps ago
-``ContinuousPendulumPixels-v0``               64 x 64 picture    ``Box (1,)`` swing up from pictures of the pendulum
+``ContinuousPendulumPixels-v0``               64 x 64 RGB image  ``Box (1,)`` swing up from pictures of the pendulum
 ============================================  =================  ===========  ==========================================
 
 In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the

@@ -83,7 +83,10 @@ def test_wrong_overrides(key: str, message: str) -> None:
 
 # SB3-contrib is no dependency of the tests; its algorithms are built by whoever has it.
 @pytest.mark.parametrize("name", [n for n in algorithm_names() if not settings.ALGORITHMS[n].path.startswith("sb3_contrib")])
-@pytest.mark.parametrize("env_id", ["ContinuousPendulum-v0", "ContinuousCartPole-v0", "SequenceMemory-v0", "Acrobot-v1"])
+@pytest.mark.parametrize(
+    "env_id",
+    ["ContinuousPendulum-v0", "ContinuousCartPole-v0", "SequenceMemory-v0", "ContinuousPendulumPixels-v0", "Acrobot-v1"],
+)
 def test_every_setting_builds_its_algorithm(name: str, env_id: str) -> None:
     action_space, _ = check_env(env_id)
     if not isinstance(action_space, settings.ALGORITHMS[name].action_spaces):
@@ -117,6 +120,7 @@ def test_policy_follows_the_observations() -> None:
 def test_environments_with_and_without_module() -> None:
     assert env_name("envs:ContinuousPendulum-v0") == env_name("ContinuousPendulum-v0") == "ContinuousPendulum-v0"
     assert check_env("envs:ContinuousPendulum-v0")[1] == check_env("ContinuousPendulum-v0")[1] == -200
+    assert check_env("ContinuousPendulumPixels-v0")[1] == -300
     assert check_env("Pendulum-v1")[1] == -200
     assert check_env("CartPole-v1")[1] == gym.spec("CartPole-v1").reward_threshold == 475
     assert check_env("Acrobot-v1")[1] == gym.spec("Acrobot-v1").reward_threshold
