@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         (source / name).write_bytes((ROOT / name).read_bytes())
     for package in ("sb3_dreamer", "envs"):
         for path in (ROOT / package).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
+            if path.suffix in (".py", ".yml") or path.name == "py.typed":
                 target = source / path.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_the_wheel_holds_everything_and_runs_elsewhere(wheel: pathlib.Path, tmp_path: pathlib.Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for package in ("sb3_dreamer", "envs"):
-        files = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
+        files = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".yml")}
         assert files <= names and f"{package}/py.typed" in names
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     zipfile.ZipFile(wheel).extractall(tmp_path)
@@ -87,9 +87,9 @@ def test_constraints_fix_the_versions_that_are_asked_for() -> None:
 def test_worlds_know_nothing_of_algorithms() -> None:
     """Imports go down only: common < world_models < algorithms < compare; envs stands alone."""
     forbidden = {
-        "common": ("sb3_dreamer.world_models", "sb3_dreamer.dreamer", "sb3_dreamer.compare"),
+        "common": ("sb3_dreamer.world_models", "sb3_dreamer.dreamer", "sb3_dreamer.compare", "sb3_dreamer.zoo"),
         "world_models": ("sb3_dreamer.dreamer", "sb3_dreamer.compare", "stable_baselines3", "sequence_buffer"),
-        "dreamer": ("sb3_dreamer.compare", "matplotlib"),
+        "dreamer": ("sb3_dreamer.compare", "sb3_dreamer.zoo", "matplotlib"),
     }
     for folder, names in forbidden.items():
         for path in (ROOT / "sb3_dreamer" / folder).rglob("*.py"):
