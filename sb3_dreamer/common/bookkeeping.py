@@ -46,7 +46,8 @@ def check_finite(
     infos: list[dict[str, Any]] | None = None,
 ) -> None:
     """
-    Refuse NaN and infinity before they reach the replay or the statistics of a normalisation.
+    Refuse NaN, infinity and choices that are not in the space before they reach the replay or the statistics of a
+    normalisation.
 
     :param codec: knows the observation's keys
     :param num_timesteps: for the message
@@ -55,17 +56,19 @@ def check_finite(
     :param dones: where an episode ended, ``(n_envs,)``
     :param infos: hold the last observations of those
     """
-    found = codec.find_non_finite(obs)
+    found = codec.find_invalid(obs)
     if dones is not None and infos is not None:
         for i in np.flatnonzero(dones):
-            last = codec.find_non_finite(batched(infos[i]["terminal_observation"]))
-            found = (int(i), last[1]) if last else found
+            last = codec.find_invalid(batched(infos[i]["terminal_observation"]))
+            found = (int(i), *last[1:]) if last else found
     what = None
     if found is not None:
-        what = f"Observation with NaN or infinity from environment {found[0]}, key {found[1]!r}"
-    elif rewards is not None and not np.isfinite(rewards).all():
-        bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
-        what = f"Reward {rewards[bad]} from environment {bad}"
+        what = f"Observation with {found[2]} from environment {found[0]}, key {found[1]!r}"
+    elif rewards is not None:
+        with np.errstate(over="ignore"):
+            bad = np.flatnonzero(~np.isfinite(np.asarray(rewards, dtype=np.float32)))
+        if len(bad):
+            what = f"Reward {rewards[bad[0]]} from environment {bad[0]}"
     if what is not None:
         raise ValueError(
             f"{what}, after {num_timesteps} steps: the model cannot learn from it. Correct the environment, or wrap it "

@@ -7,11 +7,18 @@ What the heads predict, as small objects around tensors: ``mean`` and ``loss(tar
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch as th
+import torch.nn as nn
 import torch.nn.functional as F
 
 from sb3_dreamer.common.math import safe_log, two_hot_cross_entropy, two_hot_mean
+from sb3_dreamer.common.preprocessing import OneHotLayout
+
+NEVER = -1e9
+"""Logit of what cannot happen: its probability is exactly 0, and unlike minus infinity it stays finite times 0."""
 
 
 class TwoHot:
@@ -129,24 +136,83 @@ class BoundedNormal:
         return self.raw_mean.square().mean(-1)
 
 
+class OneHotGroups(nn.Module):
+    """
+    Takes vectors of concatenated one-hots (or their logits) apart into a padded grid of ``G`` variables by ``K`` choices,
+    and puts them together again. It has no weights, only index tensors.
+
+    :param classes: number of choices of every variable
+    """
+
+    index: th.Tensor
+    flat: th.Tensor
+    uniform: th.Tensor
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        layout = OneHotLayout(tuple(classes))
+        self.size, self.grid = layout.size, layout.valid.shape
+        self.ragged = not layout.valid.all()
+        self.register_buffer("index", th.as_tensor(layout.index), persistent=False)
+        self.register_buffer("flat", th.as_tensor(np.flatnonzero(layout.valid)), persistent=False)
+        uniform = layout.valid / np.array(layout.classes)[:, None]
+        self.register_buffer("uniform", th.as_tensor(uniform, dtype=th.float32), persistent=False)
+
+    def split(self, x: th.Tensor, fill: float) -> th.Tensor:
+        """
+        :param x: ``(..., size)``
+        :param fill: value of the padding
+        :return: ``(..., G, K)``
+        """
+        if not self.ragged:
+            return x.unflatten(-1, self.grid)
+        return F.pad(x, (0, 1), value=fill)[..., self.index]
+
+    def join(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(..., G, K)``
+        :return: ``(..., size)``
+        """
+        return x.flatten(-2)[..., self.flat] if self.ragged else x.flatten(-2)
+
+    def softmax(self, logits: th.Tensor, unimix: float = 0.0) -> th.Tensor:
+        """
+        :param logits: ``(..., size)``
+        :param unimix: share of the uniform distribution
+        :return: probabilities of each variable, 0 in the padding, ``(..., G, K)``
+        """
+        probs = th.softmax(self.split(logits.float(), NEVER), dim=-1)
+        return th.lerp(probs, self.uniform, unimix) if unimix > 0 else probs
+
+    def cross_entropy(self, logits: th.Tensor, target: th.Tensor) -> th.Tensor:
+        """
+        :param logits: ``(..., size)``
+        :param target: one-hots, ``(..., size)``
+        :return: summed over the variables, ``(...)``
+        """
+        log_probs = th.log_softmax(self.split(logits.float(), NEVER), dim=-1)
+        return -(log_probs * self.split(target, 0.0)).sum((-2, -1))
+
+
 class OneHotCategorical:
     """
-    The policy for discrete actions: a one-hot of the action, mixed with a share of the uniform distribution.
-    Samples pass gradients straight through to the probabilities.
+    The policy for discrete actions: one-hots of one or several independent variables, each mixed with a share of the uniform
+    distribution. Samples pass gradients straight through to the probabilities.
 
     :param logits: ``(..., A)``
+    :param groups: the variables
     :param unimix: share of the uniform distribution, bounds the log-probability of rare actions
     """
 
-    def __init__(self, logits: th.Tensor, unimix: float = 0.01) -> None:
-        probs = th.softmax(logits.float(), dim=-1)
-        self.probs = probs * (1 - unimix) + unimix / logits.shape[-1]
+    def __init__(self, logits: th.Tensor, groups: OneHotGroups, unimix: float = 0.01) -> None:
+        self.groups = groups
+        self.probs = groups.softmax(logits, unimix)  # (..., G, K)
         self._logits = logits
 
     @property
     def mode(self) -> th.Tensor:
         """One-hot of the most probable action, ``(..., A)``."""
-        return self._hard(self.probs)
+        return self.groups.join(self._hard(self.probs))
 
     def _hard(self, score: th.Tensor) -> th.Tensor:
         return th.zeros_like(self.probs).scatter_(-1, score.argmax(-1, keepdim=True), 1.0)
@@ -156,25 +222,28 @@ class OneHotCategorical:
         :param noise: Exponential(1), ``(..., A)``
         :return: one-hot sample with straight-through gradient, ``(..., A)``
         """
-        hard = self._hard(self.probs.detach() / noise)
-        return hard + (self.probs - self.probs.detach())
+        # argmax of p / Exponential(1) is a draw from p
+        hard = self._hard(self.probs.detach() / self.groups.split(noise, 1.0))
+        return self.groups.join(hard + (self.probs - self.probs.detach()))
 
     def log_prob(self, action: th.Tensor) -> th.Tensor:
         """
         :param action: one-hot, ``(..., A)``
-        :return: log-probability, ``(...)``
+        :return: log-probability summed over the variables, ``(...)``
         """
-        return (safe_log(self.probs) * action).sum(-1)
+        return (safe_log(self.probs) * self.groups.split(action, 0.0)).sum((-2, -1))
 
     @property
     def entropy(self) -> th.Tensor:
-        """In nats, ``(...)``."""
-        return -(self.probs * safe_log(self.probs)).sum(-1)
+        """Summed over the variables, in nats, ``(...)``."""
+        return -(self.probs * safe_log(self.probs)).sum((-2, -1))
 
     @property
     def saturation(self) -> th.Tensor:
-        """Mean square of the centred logits, ``(...)``."""
-        return (self._logits - self._logits.mean(-1, keepdim=True)).square().mean(-1)
+        """Mean square of the logits, centred for each variable, ``(...)``."""
+        logits = self.groups.split(self._logits, 0.0)
+        mean = (logits * self.groups.uniform).sum(-1, keepdim=True)
+        return self.groups.join(logits - mean).square().mean(-1)
 
 
 ActionDistribution = BoundedNormal | OneHotCategorical

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch as th
 import torch.nn.functional as F
 
-from sb3_dreamer.common.math import safe_log
+from sb3_dreamer.common.math import random_like, safe_log
 
 
 class LatentFamily(Protocol):
@@ -23,10 +23,11 @@ class LatentFamily(Protocol):
     size: int
     """``Z``: how many numbers a sample has."""
 
-    def noise(self, shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
+    def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
         :param shape: batch shape
         :param like: a tensor on the device wanted
+        :param generator: where the randomness comes from, torch's own by default
         :return: fresh noise for that many samples
         """
 
@@ -76,8 +77,8 @@ class CategoricalLatents:
         probs = th.softmax(logits, dim=-1)
         return probs * (1 - self.unimix) + self.unimix / self.classes
 
-    def noise(self, shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
-        return th.empty(*shape, self.groups, self.classes, device=like.device).exponential_()
+    def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        return random_like("exponential", (*shape, self.groups, self.classes), like, generator)
 
     def _one_hot(self, probs: th.Tensor, score: th.Tensor) -> th.Tensor:
         index = score.argmax(-1, keepdim=True)
@@ -121,8 +122,8 @@ class GaussianLatents:
         mean, raw = params.chunk(2, dim=-1)
         return mean, F.softplus(raw) + self.min_std
 
-    def noise(self, shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
-        return th.randn(*shape, self.size, device=like.device)
+    def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
+        return random_like("normal", (*shape, self.size), like, generator)
 
     def sample(self, params: th.Tensor, noise: th.Tensor) -> th.Tensor:
         mean, std = self._mean_std(params)

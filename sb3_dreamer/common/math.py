@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch as th
 
 
@@ -33,6 +35,21 @@ def safe_log(probs: th.Tensor) -> th.Tensor:
     :return: same shape
     """
     return probs.clamp_min(1e-30).log()
+
+
+def random_like(
+    kind: Literal["normal", "exponential"], shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None
+) -> th.Tensor:
+    """
+    :param kind: standard normal, or Exponential(1)
+    :param shape: shape
+    :param like: a tensor on the device wanted
+    :param generator: where the randomness comes from, torch's own by default
+    :return: random numbers
+    """
+    noise = th.empty(shape, device=like.device if generator is None else generator.device)
+    noise = noise.normal_(generator=generator) if kind == "normal" else noise.exponential_(generator=generator)
+    return noise.to(like.device)
 
 
 def symexp_bins(count: int, limit: float = 20.0) -> th.Tensor:

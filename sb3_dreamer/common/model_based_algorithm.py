@@ -129,11 +129,10 @@ class ModelBasedAlgorithm(SavingAlgorithm):
         self._check_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.observation_codec = ObservationCodec(self.observation_space)
-        self.action_codec = ActionCodec(self.action_space)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space, self.action_space, self.lr_schedule, gamma=self.gamma, **self.policy_kwargs
         ).to(self.device)
+        self.observation_codec, self.action_codec = self.policy.observation_codec, self.policy.action_codec
         if self.replay_buffer is None or self.replay_buffer.n_envs != self.n_envs:
             model = self.policy.world_model
             self.replay_buffer = SequenceBuffer(

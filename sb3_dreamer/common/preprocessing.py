@@ -1,6 +1,6 @@
 """
 Spaces to tensors and back. Every observation space is a dictionary of keys inside (a plain space has the one key
-``"obs"``), and every action a flat vector in ``[-1, 1]`` or one-hot: nothing behind this file knows Gymnasium's spaces.
+``"obs"``), and every action a flat vector in ``[-1, 1]`` or of one-hots: nothing behind this file knows Gymnasium's spaces.
 """
 
 from __future__ import annotations
@@ -10,8 +10,56 @@ from typing import Any, Literal
 
 import numpy as np
 import torch as th
-import torch.nn.functional as F
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+
+
+@dataclass(frozen=True)
+class OneHotLayout:
+    """
+    Where the choices of several discrete variables lie in one vector of concatenated one-hots. ``G`` variables of at most
+    ``K`` choices; a variable with fewer is padded.
+    """
+
+    classes: tuple[int, ...]
+    """Number of choices of every variable."""
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(self.classes)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each variable's one-hot begins, ``(G,)``."""
+        return np.cumsum([0, *self.classes[:-1]])
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Which entries of the padded grid exist, ``(G, K)``."""
+        return np.arange(max(self.classes)) < np.array(self.classes)[:, None]
+
+    @property
+    def index(self) -> np.ndarray:
+        """Position in the vector of every entry of the padded grid, the vector's length where there is none, ``(G, K)``."""
+        return np.where(self.valid, self.offsets[:, None] + np.arange(max(self.classes)), self.size)
+
+    def encode(self, values: np.ndarray) -> np.ndarray:
+        """
+        :param values: choices from 0, ``(..., G)``
+        :return: one-hots, float32 ``(..., size)``
+        """
+        encoded = np.zeros((*values.shape[:-1], self.size), dtype=np.float32)
+        np.put_along_axis(encoded, values.astype(np.int64) + self.offsets, 1.0, axis=-1)
+        return encoded
+
+    def decode(self, scores: np.ndarray) -> np.ndarray:
+        """
+        :param scores: one-hots or probabilities, ``(..., size)``
+        :return: the choice with the largest score, ``(..., G)``
+        """
+        padded = np.concatenate([scores, np.full((*scores.shape[:-1], 1), -np.inf, dtype=scores.dtype)], axis=-1)
+        return padded[..., self.index].argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -19,129 +67,240 @@ class ObservationKey:
     """One part of an observation."""
 
     name: str
-    kind: Literal["vector", "discrete"]
-    """``vector``: real numbers; ``discrete``: a one-hot."""
+    kind: Literal["vector", "image", "discrete", "binary"]
+    """``vector``: real numbers; ``image``: for convolutions; ``discrete``: one-hots; ``binary``: zeros and ones."""
     size: int
-    """Number of inputs (dimensions, or classes)."""
+    """Number of inputs."""
     shape: tuple[int, ...]
     """Shape in which the environment gives it and the replay stores it."""
-    dtype: Any
+    dtype: str
     """Type in which the replay stores it."""
-    start: int = 0
-    """Smallest value of a discrete key."""
+    classes: tuple[int, ...] = ()
+    """Number of choices of each variable of a discrete key."""
+    start: tuple[int, ...] = ()
+    """Their smallest values; the replay stores choices from 0."""
+    scale: float = 1.0
+    """Value of an image's brightest pixel."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.shape if len(self.shape) == 3 else (1, *self.shape)
+        return channels, height, width
 
 
-def _describe(name: str, space: spaces.Space) -> ObservationKey:
-    if isinstance(space, spaces.Box) and not (space.dtype == np.uint8 and len(space.shape) >= 2):
-        size = int(np.prod(space.shape))
-        if size == 0:
-            raise ValueError(f"The observation space {space} has no elements: give it at least one dimension.")
-        return ObservationKey(name, "vector", size, space.shape, np.float32)
+def _describe(name: str, space: spaces.Space, convolve: bool, normalize_images: bool) -> ObservationKey:
+    where = "The observation space" if name == "obs" else f"The observation space's key {name!r},"
     if isinstance(space, spaces.Discrete):
-        return ObservationKey(name, "discrete", int(space.n), (), np.int64, int(space.start))
+        return _describe_choices(name, (), (int(space.n),), (int(space.start),))
+    if isinstance(space, spaces.MultiDiscrete):
+        classes = tuple(int(n) for n in space.nvec.flatten())
+        return _describe_choices(name, space.shape, classes, tuple(int(start) for start in space.start.flatten()))
+    if isinstance(space, spaces.MultiBinary | spaces.Box) and 0 in space.shape:
+        raise ValueError(f"{where} {space} has no elements: give it at least one in every dimension.")
+    if isinstance(space, spaces.MultiBinary):
+        return ObservationKey(name, "binary", int(np.prod(space.shape)), tuple(space.shape), "uint8")
+    if isinstance(space, spaces.Box):
+        size, shape = int(np.prod(space.shape)), tuple(space.shape)
+        if convolve and is_picture(space, normalize_images):
+            scale = 255.0 if normalize_images else 1.0
+            return ObservationKey(name, "image", size, shape, _stored_type(space.dtype), scale=scale)
+        return ObservationKey(name, "vector", size, shape, _stored_type(space.dtype))
     raise ValueError(
-        f"Observation space {space} is not supported: use a Box of real numbers or a Discrete space "
+        f"{where} {space} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these "
         "(gymnasium.wrappers.FlattenObservation turns most others into a Box)."
     )
+
+
+def _describe_choices(name: str, shape: tuple[int, ...], classes: tuple[int, ...], start: tuple[int, ...]) -> ObservationKey:
+    stored = str(np.min_scalar_type(max(classes) - 1))
+    return ObservationKey(name, "discrete", sum(classes), shape, stored, classes, start)
+
+
+def _stored_type(dtype: Any) -> str:
+    """Numbers that one or two bytes hold stay so, all others become float32, as which the model sees them."""
+    dtype = np.dtype(dtype)
+    small = dtype.itemsize <= 2 and dtype.kind in "iub"
+    return str(dtype) if small else "float32"
+
+
+def is_picture(space: spaces.Space, normalize_images: bool = True) -> bool:
+    """
+    :param space: any space
+    :param normalize_images: False for pictures that are floats already; else bytes from 0 to 255
+    :return: whether convolutions can see it: SB3's images, and grey ones ``(height, width)`` as well
+    """
+    if not isinstance(space, spaces.Box):
+        return False
+    if not normalize_images:
+        return len(space.shape) in (2, 3)
+    grey = len(space.shape) == 2 and space.dtype == np.uint8 and bool((space.low == 0).all() and (space.high == 255).all())
+    return grey or is_image_space(space)
 
 
 class ObservationCodec:
     """
     Between the environment's observations, the replay's arrays and the model's input tensors.
 
-    :param space: the observation space; ValueError if it is not supported
+    :param space: the observation space, images channels first; ValueError if it is not supported
+    :param convolve: images are images; otherwise they are vectors like any other
+    :param normalize_images: SB3's: False for pictures that are floats already
     """
 
-    def __init__(self, space: spaces.Space) -> None:
+    def __init__(self, space: spaces.Space, convolve: bool = True, normalize_images: bool = True) -> None:
         self.space = space
-        self.keys: tuple[ObservationKey, ...] = (_describe("obs", space),)
+        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
+        if not parts:
+            raise ValueError(f"The observation space {space} has no keys: give it at least one.")
+        for name, part in parts.items():
+            if isinstance(part, spaces.Dict | spaces.Tuple):
+                raise ValueError(f"Nested observation spaces are not supported, but key {name!r} is {part}: flatten it.")
+        self.keys: tuple[ObservationKey, ...] = tuple(
+            _describe(name, part, convolve, normalize_images) for name, part in sorted(parts.items())
+        )
 
     def to_arrays(self, obs: Any) -> dict[str, np.ndarray]:
         """
         :param obs: a batch of observations as a VecEnv returns it
-        :return: an array ``(n_envs, ...)`` a key, a fresh copy in the replay's type
+        :return: an array ``(n_envs, ...)`` a key, a fresh copy (a VecEnv may reuse its own) in the replay's type, choices
+            from 0
         """
-        key = self.keys[0]
-        return {key.name: np.array(obs, dtype=key.dtype).reshape(-1, *key.shape)}
+        arrays = {}
+        for key in self.keys:
+            array = np.asarray(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
+            if key.kind == "discrete":
+                array = array.reshape(-1, len(key.classes)) - np.array(key.start)
+            arrays[key.name] = array.reshape(-1, *key.shape).astype(key.dtype)
+        return arrays
 
     def to_tensors(self, arrays: dict[str, np.ndarray], device: th.device) -> dict[str, th.Tensor]:
         """
         :param arrays: stored observations, each ``(..., *shape)``
         :param device: where the tensors go
-        :return: model inputs, each ``(..., size)``: vectors flattened, discrete values one-hot
+        :return: model inputs: vectors and bits flattened to ``(..., size)``, choices as one-hots ``(..., size)``, images
+            ``(..., C, H, W)`` in their own type
         """
         tensors = {}
         for key in self.keys:
-            array = th.as_tensor(arrays[key.name], device=device)
+            array = arrays[key.name]
+            lead = array.shape[: array.ndim - len(key.shape)]
             if key.kind == "discrete":
-                tensors[key.name] = F.one_hot(array - key.start, key.size).float()
+                array = OneHotLayout(key.classes).encode(array.reshape(*lead, len(key.classes)))
+            elif key.kind == "image":
+                array = array.reshape(*lead, *key.image_shape)
             else:
-                lead = array.shape[: array.ndim - len(key.shape)]
-                tensors[key.name] = array.reshape(*lead, key.size).float()
+                array = array.reshape(*lead, key.size)
+            tensor = th.as_tensor(array, device=device)
+            tensors[key.name] = tensor if key.kind == "image" else tensor.float()
         return tensors
 
     def from_tensors(self, tensors: dict[str, th.Tensor]) -> Any:
         """
         The inverse of :meth:`to_tensors`, for what a model predicts.
 
-        :param tensors: predictions, each ``(..., size)``
-        :return: observations as the space has them, ``(..., *shape)``
+        :param tensors: predictions, each ``(..., size)``, images ``(..., C, H, W)``
+        :return: observations as the space has them, ``(..., *shape)``; vectors as floats, whatever their type
         """
-        key = self.keys[0]
-        tensor = tensors[key.name].detach().cpu()
-        if key.kind == "discrete":
-            return tensor.argmax(-1).numpy() + key.start
-        return tensor.reshape(*tensor.shape[:-1], *key.shape).numpy()
+        observations: dict[str, np.ndarray] = {}
+        for key in self.keys:
+            array = tensors[key.name].detach().cpu().numpy()
+            lead = array.shape[: -3 if key.kind == "image" else -1]
+            if key.kind == "discrete":
+                array = OneHotLayout(key.classes).decode(array) + np.array(key.start)
+            elif key.kind == "binary":
+                array = (array > 0.5).astype(np.int8)
+            elif key.kind == "image" and key.dtype == "uint8":
+                array = np.rint(array.clip(0, 255)).astype(np.uint8)
+            observations[key.name] = array.reshape(*lead, *key.shape)
+        return observations if isinstance(self.space, spaces.Dict) else observations["obs"]
 
-    def find_non_finite(self, obs: Any) -> tuple[int, str] | None:
+    def transpose(self, obs: Any) -> Any:
+        """
+        SB3 shows models images channels first; whoever calls ``predict`` may have them channels last.
+
+        :param obs: one observation or a batch
+        :return: the same with images channels first
+        """
+        if isinstance(self.space, spaces.Dict):
+            return {name: maybe_transpose(np.asarray(obs[name]), space) for name, space in self.space.spaces.items()}
+        return maybe_transpose(np.asarray(obs), self.space)
+
+    def find_invalid(self, obs: Any) -> tuple[int, str, str] | None:
         """
         :param obs: a batch of observations
-        :return: environment index and key of the first NaN or infinity, None if there is none
+        :return: environment index and key of the first bad value, and what is wrong with it; None if all is well
         """
-        for name, array in self.to_arrays(obs).items():
-            bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        for key in self.keys:
+            array = np.asarray(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
+            if key.kind == "discrete":
+                choices = array.reshape(-1, len(key.classes)) - np.array(key.start)
+                good, what = (choices >= 0) & (choices < np.array(key.classes)), "a choice that is not in the space"
+            elif key.dtype == "float32":
+                # what float32 cannot hold is infinite to the model
+                with np.errstate(over="ignore"):
+                    good, what = np.isfinite(array.astype(np.float32, copy=False)), "NaN or infinity"
+            else:
+                continue
+            bad = ~good.reshape(-1, max(1, int(np.prod(key.shape)))).all(axis=1)
             if bad.any():
-                return int(bad.argmax()), name
+                return int(bad.argmax()), key.name, what
         return None
 
 
 class ActionCodec:
     """
-    Between the environment's actions and the model's. A Box is scaled to ``[-1, 1]`` and flattened, a Discrete action is a
-    one-hot. The model's actions stay raw: only what goes to the environment is clipped.
+    Between the environment's actions and the model's. A Box is scaled to ``[-1, 1]`` and flattened. All discrete spaces
+    become concatenated one-hots (a bit of a MultiBinary is a choice between two), so that one distribution serves them.
+    The model's actions stay raw: only what goes to the environment is clipped.
 
     :param space: the action space; ValueError if it is not supported
     """
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
-        self.discrete = isinstance(space, spaces.Discrete)
+        self.classes: tuple[int, ...] = ()
+        """Number of choices of every discrete variable; empty for a Box."""
+        start = np.zeros(1, dtype=np.int64)
         if isinstance(space, spaces.Discrete):
-            self.size = int(space.n)
+            self.classes, start = (int(space.n),), np.array([space.start])
+        elif isinstance(space, spaces.MultiDiscrete):
+            self.classes, start = tuple(int(n) for n in space.nvec.flatten()), space.start.flatten()
+        elif isinstance(space, spaces.MultiBinary):
+            self.classes = (2,) * int(np.prod(space.shape))
         elif isinstance(space, spaces.Box):
             if not np.all(np.isfinite(np.stack([space.low, space.high]))):
                 raise ValueError(
                     f"Action space {space} has infinite bounds: give the Box finite bounds "
                     "(gymnasium.wrappers.RescaleAction or ClipAction help)."
                 )
-            if not np.all(space.low < space.high):
-                raise ValueError(f"Action space {space} needs low < high in every dimension.")
-            self.size = int(np.prod(space.shape))
-            self._center = (space.high.astype(np.float64) + space.low).reshape(-1) / 2
-            self._half = (space.high.astype(np.float64) - space.low).reshape(-1) / 2
+            high, low = (bound.astype(np.float64).reshape(-1) for bound in (space.high, space.low))
+            self._center, self._half = high / 2 + low / 2, high / 2 - low / 2
         else:
-            raise ValueError(f"Action space {space} is not supported: use a Box with finite bounds or a Discrete space.")
+            raise ValueError(
+                f"Action space {space} is not supported: use a Box with finite bounds, Discrete, MultiDiscrete or MultiBinary."
+            )
+        self._start = start
+        self.discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+        self.layout = OneHotLayout(self.classes)
+        self.size = self.layout.size if self.discrete else int(np.prod(space.shape or ()))
+        if self.size == 0:
+            raise ValueError(f"Action space {space} has no elements: give it at least one in every dimension.")
 
     def to_env(self, action: np.ndarray) -> np.ndarray:
         """
         :param action: the model's actions, ``(..., A)``
         :return: actions of the space, clipped into its bounds, ``(..., *shape)``
         """
-        if isinstance(self.space, spaces.Discrete):
-            return action.argmax(-1) + self.space.start
+        lead, shape = action.shape[:-1], self.space.shape or ()
+        if self.discrete:
+            chosen = self.layout.decode(action) + self._start
+            return chosen.reshape(*lead, *shape).astype(self.space.dtype)
         assert isinstance(self.space, spaces.Box)
         scaled = np.clip(action, -1.0, 1.0) * self._half + self._center
-        return scaled.reshape(*action.shape[:-1], *self.space.shape).astype(self.space.dtype)
+        if np.issubdtype(self.space.dtype, np.integer):
+            scaled = np.rint(scaled)
+        scaled = np.clip(scaled.reshape(*lead, *shape), self.space.low, self.space.high)  # rounding may leave the bounds
+        return scaled.astype(self.space.dtype)
 
     def from_env(self, action: np.ndarray) -> np.ndarray:
         """
@@ -149,10 +308,12 @@ class ActionCodec:
         :return: the model's actions, ``(..., A)``, float32
         """
         action = np.asarray(action)
-        if isinstance(self.space, spaces.Discrete):
-            return np.eye(self.size, dtype=np.float32)[action.astype(np.int64) - int(self.space.start)]
         lead = action.shape[: action.ndim - len(self.space.shape or ())]
-        return ((action.reshape(*lead, self.size) - self._center) / self._half).astype(np.float32)
+        if self.discrete:
+            return self.layout.encode(action.reshape(*lead, len(self.classes)) - self._start)
+        fixed = self._half == 0  # a dimension with one value only
+        scaled = (action.reshape(*lead, self.size) - self._center) / np.where(fixed, 1.0, self._half)
+        return np.where(fixed, 0.0, scaled).astype(np.float32)
 
 
 def batched(obs: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -21,17 +21,24 @@ class RecurrentModelPolicy(BasePolicy):
     Base of world-model policies. The state between two steps is a tuple of numpy arrays, batch axis first:
     deterministic state ``(n, D)``, stochastic state ``(n, Z)`` and the action before ``(n, A)``. Nothing is kept inside.
 
+    :meth:`predict` draws from a random generator of its own, so that evaluating does not change what training draws.
+
     :param observation_space: observations
     :param action_space: actions
+    :param normalize_images: SB3's: False for pictures that are floats already
     """
 
     world_model: WorldModel
     optimizer: th.optim.Optimizer
+    convolve: ClassVar[bool] = False
+    """Whether images are seen by convolutions; otherwise they are vectors."""
 
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        super().__init__(observation_space, action_space)
-        self.observation_codec = ObservationCodec(observation_space)
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, normalize_images: bool = True) -> None:
+        super().__init__(observation_space, action_space, normalize_images=normalize_images)
+        self.observation_codec = ObservationCodec(observation_space, self.convolve, normalize_images)
         self.action_codec = ActionCodec(action_space)
+        self.predict_generator = th.Generator()
+        self.predict_generator.manual_seed(th.initial_seed())
 
     @abstractmethod
     def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:
@@ -82,13 +89,20 @@ class RecurrentModelPolicy(BasePolicy):
         :param evaluation: for :meth:`predict`, not for collecting data
         :return: the latent state at the observations
         """
-        deter, stoch, action = (th.as_tensor(part, device=self.device) for part in state)
+        expected = (self.world_model.deter_size, self.world_model.stoch_size, self.action_codec.size)
+        if [np.shape(part) for part in state] != [(len(episode_start), size) for size in expected]:
+            raise ValueError(
+                f"state must hold arrays of {len(episode_start)} rows and {expected} columns for these observations, got "
+                f"{[np.shape(part) for part in state]}: give back what predict() returned for the same environments, or None."
+            )
+        deter, stoch, action = (th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
         return self.acting_model(evaluation).observe_step(
             self.observation_codec.to_tensors(obs, self.device),
             action,
             th.as_tensor(episode_start, device=self.device),
             LatentState(deter, stoch),
             deterministic=deterministic,
+            generator=self.predict_generator if evaluation else None,
         )
 
     @th.no_grad()
@@ -134,6 +148,9 @@ class RecurrentModelPolicy(BasePolicy):
         :return: actions in the action space, and the new state
         """
         self.set_training_mode(False)
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            raise ValueError("observation is a tuple of two: did you pass what env.reset() returned? Use its first part.")
+        observation = self.observation_codec.transpose(observation)
         # SB3's annotation forgets the dictionaries that the function handles
         vectorized = is_vectorized_observation(observation, self.observation_space)  # type: ignore[arg-type]
         obs = self.observation_codec.to_arrays(observation)

@@ -51,6 +51,7 @@ class WorldModel(nn.Module, ABC):
         is_first: th.Tensor,
         state: LatentState,
         deterministic: bool = False,
+        generator: th.Generator | None = None,
     ) -> LatentState:
         """
         One step of filtering, for acting.
@@ -60,6 +61,7 @@ class WorldModel(nn.Module, ABC):
         :param is_first: where the state and the action before are to be forgotten, ``(B,)``
         :param state: the state before
         :param deterministic: the mode of the posterior, no sample
+        :param generator: where the sample's randomness comes from, torch's own by default
         :return: the posterior state
         """
 
@@ -79,6 +81,7 @@ class WorldModel(nn.Module, ABC):
         state: LatentState,
         horizon: int,
         deterministic: bool = False,
+        generator: th.Generator | None = None,
     ) -> ImaginedRollout:
         """
         Dream ahead without observations.
@@ -87,6 +90,7 @@ class WorldModel(nn.Module, ABC):
         :param state: where to start, ``(N, ...)``
         :param horizon: H
         :param deterministic: modes of the prior, no samples
+        :param generator: where the samples' randomness comes from, torch's own by default
         :return: ``H + 1`` states and the ``H`` actions between them
         """
 
@@ -94,7 +98,7 @@ class WorldModel(nn.Module, ABC):
     def decode(self, state: LatentState) -> dict[str, th.Tensor]:
         """
         :param state: ``(..., D)``, ``(..., Z)``
-        :return: predicted observations in their own units ``(..., size)`` a key
+        :return: predicted observations in their own units ``(..., size)``, images ``(..., C, H, W)`` a key
         """
 
     @abstractmethod

@@ -1,5 +1,5 @@
 from sb3_dreamer.dreamer.dreamer import Dreamer
-from sb3_dreamer.dreamer.policies import DreamerPolicy, MlpPolicy
+from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dreamer.dreamer.presets import DREAMER_V3
 
-__all__ = ["DREAMER_V3", "Dreamer", "DreamerPolicy", "MlpPolicy"]
+__all__ = ["DREAMER_V3", "CnnPolicy", "Dreamer", "DreamerPolicy", "MlpPolicy", "MultiInputPolicy"]

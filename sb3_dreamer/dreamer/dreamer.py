@@ -21,7 +21,7 @@ from sb3_dreamer.dreamer.losses import (
     reinforce_actor_loss,
     replay_returns,
 )
-from sb3_dreamer.dreamer.policies import DreamerPolicy, MlpPolicy
+from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dreamer.world_models import WorldModel
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
@@ -38,7 +38,7 @@ class Dreamer(ModelBasedAlgorithm):
     reconstruction and reward losses, a penalty on the pre-tanh mean of the actions, and an average of the weights for
     :meth:`predict`.
 
-    :param policy: ``"MlpPolicy"`` or a policy class
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for dictionaries, or a policy class
     :param env: the environment, or its id
     :param learning_rate: of the world model, and of actor and critic unless they have their own; a number or a function
         of the remaining progress (from 1 to 0)
@@ -70,7 +70,8 @@ class Dreamer(ModelBasedAlgorithm):
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates at once when training starts
     :param online_replay: train on every new window once before drawing at random
-    :param policy_kwargs: ``size``, ``latent``, ``world_model_kwargs``, ``optimizer_class`` ...: see
+    :param policy_kwargs: ``size``, ``latent``, ``world_model_class``, ``world_model_kwargs``, ``features_extractor_class``,
+        ``optimizer_class`` ...: see
         :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`
     :param stats_window_size: episodes over which rollout statistics are averaged
     :param tensorboard_log: folder for TensorBoard
@@ -81,7 +82,11 @@ class Dreamer(ModelBasedAlgorithm):
     """
 
     policy: DreamerPolicy
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
 
     def __init__(
         self,

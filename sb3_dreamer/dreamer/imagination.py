@@ -50,6 +50,7 @@ def imagine_from_observations(
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}.")
     policy.set_training_mode(False)
+    obs = policy.observation_codec.transpose(obs)
     single = not is_vectorized_observation(obs, policy.observation_space)
     arrays = policy.observation_codec.to_arrays(obs)
     n = len(next(iter(arrays.values())))
@@ -63,14 +64,15 @@ def imagine_from_observations(
         action = policy.choose_action(LatentState(deter, stoch), deterministic, evaluation=True)
         return action if policy.action_codec.discrete else action.clamp(-1.0, 1.0)
 
-    rollout = model.imagine(act if plan is None else plan, start, horizon, deterministic)
+    rollout = model.imagine(act if plan is None else plan, start, horizon, deterministic, policy.predict_generator)
     future = rollout.states.map(lambda x: x[:, 1:])
     observations = policy.observation_codec.from_tensors(model.decode(rollout.states))
     rewards = model.predict_reward(future).cpu().numpy()
     continues = (model.predict_discount(future) / model.gamma).clamp_max(1.0).cpu().numpy()
     chosen = policy.action_codec.to_env(rollout.actions.cpu().numpy())
     if single:
-        observations, rewards, continues, chosen = observations[0], rewards[0], continues[0], chosen[0]
+        observations = {name: part[0] for name, part in observations.items()} if isinstance(obs, dict) else observations[0]
+        rewards, continues, chosen = rewards[0], continues[0], chosen[0]
     return ImaginedTrajectory(observations, rewards, continues, chosen)
 
 

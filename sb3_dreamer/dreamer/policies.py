@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch as th
 import torch.nn as nn
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_dreamer.common.distributions import ActionDistribution, BoundedNormal, OneHotCategorical, TwoHot
-from sb3_dreamer.common.math import percentile_range, symexp_bins
+from sb3_dreamer.common.distributions import ActionDistribution, BoundedNormal, OneHotCategorical, OneHotGroups, TwoHot
+from sb3_dreamer.common.extractors import ExtractorEncoder
+from sb3_dreamer.common.math import percentile_range, random_like, symexp_bins
 from sb3_dreamer.common.networks import MLP, Linear, Norm
+from sb3_dreamer.common.preprocessing import is_picture
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.dreamer.presets import SMALL_WORLD_MODEL
@@ -26,7 +30,7 @@ class Actor(nn.Module):
 
     :param feat_size: F
     :param action_size: A
-    :param discrete: one-hot actions instead of numbers
+    :param classes: choices of every discrete action; empty for numbers
     :param units: width
     :param layers: hidden layers
     :param norm: kind of normalisation
@@ -39,7 +43,7 @@ class Actor(nn.Module):
         self,
         feat_size: int,
         action_size: int,
-        discrete: bool,
+        classes: Sequence[int],
         units: int,
         layers: int,
         norm: Norm,
@@ -48,11 +52,12 @@ class Actor(nn.Module):
         unimix: float = 0.01,
     ) -> None:
         super().__init__()
-        self.action_size, self.discrete = action_size, discrete
+        self.action_size = action_size
+        self.groups = OneHotGroups(classes) if classes else None
         self.min_std, self.max_std, self.unimix = min_std, max_std, unimix
         self.trunk = MLP(feat_size, units, layers, norm=norm)
         self.mean = Linear(units, action_size, scale=0.01)  # or the logits
-        self.std = None if discrete else Linear(units, action_size, scale=0.01)
+        self.std = None if classes else Linear(units, action_size, scale=0.01)
 
     def forward(self, feat: th.Tensor) -> ActionDistribution:
         """
@@ -60,19 +65,20 @@ class Actor(nn.Module):
         :return: distribution over actions ``(..., A)``
         """
         hidden = self.trunk(feat)
-        if self.std is None:
-            return OneHotCategorical(self.mean(hidden), self.unimix)
+        if self.groups is not None:
+            return OneHotCategorical(self.mean(hidden), self.groups, self.unimix)
+        assert self.std is not None
         std = self.min_std + (self.max_std - self.min_std) * th.sigmoid(self.std(hidden) + 2.0)
         return BoundedNormal(self.mean(hidden), std)
 
-    def noise(self, shape: tuple[int, ...], like: th.Tensor) -> th.Tensor:
+    def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
         :param shape: batch shape
         :param like: a tensor on the device wanted
+        :param generator: where the randomness comes from, torch's own by default
         :return: what the distribution's ``sample`` needs, ``(*shape, A)``
         """
-        noise = th.empty(*shape, self.action_size, device=like.device)
-        return noise.exponential_() if self.discrete else noise.normal_()
+        return random_like("exponential" if self.groups else "normal", (*shape, self.action_size), like, generator)
 
 
 class Critic(nn.Module):
@@ -113,6 +119,10 @@ class DreamerPolicy(RecurrentModelPolicy):
     :param latent: ``"categorical"`` or ``"gaussian"``
     :param world_model_class: the world model
     :param world_model_kwargs: its arguments, over :data:`~sb3_dreamer.dreamer.presets.SMALL_WORLD_MODEL`
+    :param features_extractor_class: an SB3 features extractor as the world model's encoder (for predictions by
+        :attr:`world_model`; what it encodes is learnt from all of the model's losses); None for the model's own
+    :param features_extractor_kwargs: its arguments
+    :param normalize_images: divide images by 255; False for pictures that are floats between 0 and 1 already
     :param actor_kwargs: ``min_std``, ``max_std`` (continuous actions), ``unimix`` (discrete ones)
     :param optimizer_class: optimizer of all networks
     :param optimizer_kwargs: its arguments, but the learning rate
@@ -128,11 +138,14 @@ class DreamerPolicy(RecurrentModelPolicy):
         latent: Literal["categorical", "gaussian"] = "gaussian",
         world_model_class: type[WorldModel] = RSSM,
         world_model_kwargs: dict[str, Any] | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
         actor_kwargs: dict[str, Any] | None = None,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(observation_space, action_space)
+        super().__init__(observation_space, action_space, normalize_images)
         self._constructor = dict(
             lr_schedule=self._dummy_schedule,  # as SB3: a policy alone does not learn
             gamma=gamma,
@@ -140,6 +153,9 @@ class DreamerPolicy(RecurrentModelPolicy):
             latent=latent,
             world_model_class=world_model_class,
             world_model_kwargs=world_model_kwargs,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            normalize_images=normalize_images,
             actor_kwargs=actor_kwargs,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
@@ -147,6 +163,10 @@ class DreamerPolicy(RecurrentModelPolicy):
         sizes = get_size(size)
         defaults = SMALL_WORLD_MODEL if world_model_class is RSSM else {}
         model_kwargs = {**defaults, **(world_model_kwargs or {})}
+        if features_extractor_class is not None:
+            model_kwargs["encoder"] = self._make_encoder(features_extractor_class, features_extractor_kwargs)
+        elif features_extractor_kwargs:
+            raise ValueError("features_extractor_kwargs need a features_extractor_class.")
         norm: Norm = model_kwargs.get("norm", "rms")
         self.world_model = world_model_class(
             keys=self.observation_codec.keys,
@@ -160,7 +180,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         self.actor = Actor(
             feat_size,
             self.action_codec.size,
-            self.action_codec.discrete,
+            self.action_codec.classes,
             sizes.units,
             sizes.layers,
             norm,
@@ -185,6 +205,10 @@ class DreamerPolicy(RecurrentModelPolicy):
             ],
             **(optimizer_kwargs or {}),
         )
+
+    def _make_encoder(self, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any] | None) -> ExtractorEncoder:
+        extractor = extractor_class(self.observation_space, **(kwargs or {}))
+        return ExtractorEncoder(extractor, self.observation_codec.keys, isinstance(self.observation_space, spaces.Dict))
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
@@ -212,7 +236,10 @@ class DreamerPolicy(RecurrentModelPolicy):
     def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:
         actor = self.acting_actor(evaluation)
         policy = actor(state.feat)
-        return policy.mode if deterministic else policy.sample(actor.noise(tuple(state.deter.shape[:-1]), state.deter))
+        if deterministic:
+            return policy.mode
+        generator = self.predict_generator if evaluation else None
+        return policy.sample(actor.noise(tuple(state.deter.shape[:-1]), state.deter, generator))
 
     # ---- what changes beside the gradients
 
@@ -267,3 +294,23 @@ def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
 
 
 MlpPolicy = DreamerPolicy
+
+
+class CnnPolicy(DreamerPolicy):
+    """The policy for images: encoder and decoder of the world model are convolutional."""
+
+    convolve: ClassVar[bool] = True
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
+        if not is_picture(observation_space, kwargs.get("normalize_images", True)):
+            raise ValueError(
+                f"CnnPolicy is for images, not for {observation_space}: images are uint8 with bounds 0 and 255 (or pass "
+                "policy_kwargs=dict(normalize_images=False) for floats). Otherwise use MlpPolicy, or MultiInputPolicy."
+            )
+        super().__init__(observation_space, action_space, *args, **kwargs)
+
+
+class MultiInputPolicy(DreamerPolicy):
+    """The policy for dictionaries: images among their keys go through convolutions, all else through an MLP."""
+
+    convolve: ClassVar[bool] = True

@@ -17,6 +17,7 @@ SMALL_WORLD_MODEL: dict[str, Any] = dict(
     reconstruction_scale=10.0,  # a unit-variance squared error leaves the latents too coarse for fine control
     reward_scale=10.0,
     continue_scale=10.0,  # ends of episodes are rare rows
+    strided=True,  # convolutions several times cheaper on a CPU
     reward_head="squared",  # smooth in the state, which gradients through the dynamics need
 )
 """Arguments of the world model that :class:`Dreamer` uses unless told otherwise."""
@@ -34,6 +35,8 @@ PUBLISHED_WORLD_MODEL: dict[str, Any] = dict(
     continue_scale=1.0,
     kl_dynamics_scale=1.0,
     kl_representation_scale=0.1,
+    image_scale=1.0,
+    strided=False,
 )
 """The same arguments as DreamerV3 has them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,8 @@ import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
+from sb3_dreamer.common.convolutions import ConvDecoder, ConvEncoder
+from sb3_dreamer.common.distributions import OneHotGroups
 from sb3_dreamer.common.math import symexp, symlog
 from sb3_dreamer.common.networks import MLP, Linear, Norm
 from sb3_dreamer.common.preprocessing import ObservationKey
@@ -110,87 +113,183 @@ class RunningMagnitude(nn.Module):
         return th.where(square > 0, square.sqrt(), 1.0).float()
 
 
+class Encoder(nn.Module):
+    """
+    Scaled observations to one embedding: an MLP for all that is flat, convolutions for images (those of equal size stacked
+    along their channels).
+
+    :param keys: the observation's parts
+    :param units: width of the hidden layers
+    :param layers: number of hidden layers
+    :param norm: kind of normalisation
+    :param depth: unit of the convolutions' channels
+    :param strided: kind of convolutions
+    """
+
+    def __init__(self, keys: Sequence[ObservationKey], units: int, layers: int, norm: Norm, depth: int, strided: bool) -> None:
+        super().__init__()
+        self.flat = [key.name for key in keys if key.kind != "image"]
+        self.pictures = image_groups(keys)
+        flat_size = sum(key.size for key in keys if key.kind != "image")
+        self.mlp = MLP(flat_size, units, layers, norm=norm) if self.flat else None
+        self.convs = nn.ModuleList(ConvEncoder(shape, depth, norm, strided) for shape, _ in self.pictures)
+        conv_features = [conv.out_features for conv in self.convs if isinstance(conv, ConvEncoder)]
+        self.out_features = (units if self.flat else 0) + sum(conv_features)
+
+    def forward(self, scaled: dict[str, th.Tensor]) -> th.Tensor:
+        """
+        :param scaled: ``(..., size)``, images ``(..., C, H, W)`` a key
+        :return: ``(..., out_features)``
+        """
+        parts = []
+        if self.mlp is not None:
+            parts.append(self.mlp(_join([scaled[name] for name in self.flat], dim=-1)))
+        for conv, (_, members) in zip(self.convs, self.pictures, strict=True):
+            parts.append(conv(_join([scaled[key.name] for key in members], dim=-3)))
+        return _join(parts, dim=-1)
+
+
+def image_groups(keys: Sequence[ObservationKey]) -> list[tuple[tuple[int, int, int], list[ObservationKey]]]:
+    """
+    :param keys: the observation's parts
+    :return: images of equal size together: channels of all of them, height, width; and the keys
+    """
+    groups: dict[tuple[int, int], list[ObservationKey]] = defaultdict(list)
+    for key in keys:
+        if key.kind == "image":
+            groups[key.image_shape[1:]].append(key)
+    return [((sum(key.image_shape[0] for key in members), *size), members) for size, members in groups.items()]
+
+
+def _join(parts: list[th.Tensor], dim: int) -> th.Tensor:
+    return parts[0] if len(parts) == 1 else th.cat(parts, dim=dim)
+
+
 class ObservationModel(nn.Module):
     """
     Encoder, decoder and the scaling they share.
 
     :param keys: the observation's parts
-    :param feat_size: F, inputs of the decoder
+    :param deter_size: D
+    :param stoch_size: Z
     :param units: width of the hidden layers
     :param layers: number of hidden layers
     :param norm: kind of normalisation
     :param scaling: of the vector keys
+    :param depth: unit of the convolutions' channels
+    :param blocks: blocks of the image decoder's first layer
+    :param strided: kind of convolutions, see :class:`~sb3_dreamer.common.convolutions.ConvStage`
+    :param encoder: takes the scaled observations and returns ``(..., out_features)``; None for :class:`Encoder`
     """
 
     def __init__(
         self,
         keys: Sequence[ObservationKey],
-        feat_size: int,
+        deter_size: int,
+        stoch_size: int,
         units: int,
         layers: int,
         norm: Norm,
         scaling: Scaling,
+        depth: int = 4,
+        blocks: int = 1,
+        strided: bool = True,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.keys = tuple(sorted(keys, key=lambda key: key.name))
-        self.scalings = nn.ModuleDict(
-            {key.name: VectorScaling(scaling if key.kind == "vector" else "none", key.size) for key in self.keys}
+        self.flat = [key for key in self.keys if key.kind != "image"]
+        self.pictures = image_groups(self.keys)
+        # lists, as a key of the environment's may be a name that a ModuleDict refuses
+        self.scalings = nn.ModuleList(
+            VectorScaling(scaling if key.kind == "vector" else "none", key.size) for key in self.flat
         )
-        self.encoder = MLP(sum(key.size for key in self.keys), units, layers, norm=norm)
-        self.decoder = MLP(feat_size, units, layers, norm=norm)
-        self.outputs = nn.ModuleDict({key.name: Linear(units, key.size) for key in self.keys})
-        self.embed_size = units
+        self.encoder = Encoder(self.keys, units, layers, norm, depth, strided) if encoder is None else encoder
+        self.embed_size = int(self.encoder.out_features)  # type: ignore[arg-type]
+        self.decoder = MLP(deter_size + stoch_size, units, layers, norm=norm) if self.flat else None
+        self.outputs = nn.ModuleList(Linear(units, key.size) for key in self.flat)
+        self.groups = nn.ModuleDict(
+            {str(i): OneHotGroups(key.classes) for i, key in enumerate(self.flat) if key.kind == "discrete"}
+        )
+        self.conv_decoders = nn.ModuleList(
+            ConvDecoder(deter_size, stoch_size, shape, depth, units, blocks, norm, strided) for shape, _ in self.pictures
+        )
 
     def update_statistics(self, obs: dict[str, th.Tensor]) -> None:
         """
         :param obs: new observations, ``(n, size)`` a key
         """
-        for name, scaling in self.scalings.items():
+        for key, scaling in zip(self.flat, self.scalings, strict=True):
             assert isinstance(scaling, VectorScaling)
-            scaling.update(obs[name])
+            scaling.update(obs[key.name])
 
     def scale(self, obs: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
         """
-        :param obs: ``(..., size)`` a key
-        :return: what encoder and decoder work on, same shapes
+        :param obs: ``(..., size)``, images ``(..., C, H, W)`` a key
+        :return: what encoder and decoder work on, same shapes; images from 0 to 1
         """
-        return {name: scaling(obs[name]) for name, scaling in self.scalings.items()}
+        scaled = {key.name: scaling(obs[key.name]) for key, scaling in zip(self.flat, self.scalings, strict=True)}
+        for _, members in self.pictures:
+            scaled.update({key.name: obs[key.name].float() / key.scale for key in members})
+        return scaled
 
     def encode(self, scaled: dict[str, th.Tensor]) -> th.Tensor:
         """
         :param scaled: from :meth:`scale`
         :return: embedding, ``(..., E)``
         """
-        return self.encoder(th.cat([scaled[key.name] for key in self.keys], dim=-1))
+        return self.encoder(scaled)
+
+    def _outputs(self, feat: th.Tensor) -> dict[str, th.Tensor]:
+        """Scaled vectors, logits of choices and bits, images from 0 to 1."""
+        outputs = {}
+        if self.decoder is not None:
+            hidden = self.decoder(feat)
+            outputs = {key.name: head(hidden) for key, head in zip(self.flat, self.outputs, strict=True)}
+        for conv, (_, members) in zip(self.conv_decoders, self.pictures, strict=True):
+            images = conv(feat).split([key.image_shape[0] for key in members], dim=-3)
+            outputs.update({key.name: image for key, image in zip(members, images, strict=True)})
+        return outputs
 
     def decode(self, feat: th.Tensor) -> dict[str, th.Tensor]:
         """
         :param feat: ``(..., F)``
-        :return: predictions in the observations' units; probabilities for discrete keys
+        :return: predictions in the observations' units; probabilities for choices and bits
         """
-        hidden = self.decoder(feat)
-        decoded = {}
-        for key in self.keys:
-            output = self.outputs[key.name](hidden)
-            scaling = self.scalings[key.name]
+        decoded = self._outputs(feat)
+        for i, (key, scaling) in enumerate(zip(self.flat, self.scalings, strict=True)):
+            output = decoded[key.name]
             assert isinstance(scaling, VectorScaling)
-            decoded[key.name] = th.softmax(output, -1) if key.kind == "discrete" else scaling.inverse(output)
+            if key.kind == "discrete":
+                groups = self.groups[str(i)]
+                assert isinstance(groups, OneHotGroups)
+                decoded[key.name] = groups.join(groups.softmax(output))
+            else:
+                decoded[key.name] = th.sigmoid(output) if key.kind == "binary" else scaling.inverse(output)
+        for _, members in self.pictures:
+            decoded.update({key.name: decoded[key.name] * key.scale for key in members})
         return decoded
 
     def loss(self, feat: th.Tensor, scaled: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
         """
-        Squared error in scaled space for vectors, cross-entropy for discrete keys; both summed over the dimensions.
+        Squared error in scaled space for vectors and images, cross-entropy for choices and bits; summed over the dimensions.
 
         :param feat: ``(..., F)``
         :param scaled: targets from :meth:`scale`
         :return: a loss ``(...)`` a key
         """
-        hidden = self.decoder(feat)
-        losses = {}
-        for key in self.keys:
-            output, target = self.outputs[key.name](hidden), scaled[key.name]
+        losses = self._outputs(feat)
+        for i, key in enumerate(self.flat):
+            output, target = losses[key.name], scaled[key.name]
             if key.kind == "discrete":
-                losses[key.name] = -(F.log_softmax(output, -1) * target).sum(-1)
+                groups = self.groups[str(i)]
+                assert isinstance(groups, OneHotGroups)
+                losses[key.name] = groups.cross_entropy(output, target)
+            elif key.kind == "binary":
+                losses[key.name] = F.binary_cross_entropy_with_logits(output, target, reduction="none").sum(-1)
             else:
                 losses[key.name] = (output - target).square().sum(-1)
+        for _, members in self.pictures:
+            for key in members:
+                losses[key.name] = (losses[key.name] - scaled[key.name]).square().sum((-3, -2, -1))
         return losses

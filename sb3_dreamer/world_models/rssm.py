@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch as th
+import torch.nn as nn
 import torch.nn.functional as F
 
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli, TwoHot
@@ -41,7 +42,12 @@ class RSSM(WorldModel):
     :param reward_head: ``"twohot"`` (symexp two-hot, cross-entropy) or ``"squared"`` (squared error in units of the
         rewards' root mean square so far: smooth, and heavy on rare rewards)
     :param free_nats: KL below which nothing is to gain
-    :param reconstruction_scale: β_obs, weight of every observation key
+    :param reconstruction_scale: β_obs, weight of every observation key but images
+    :param image_scale: β_obs of images
+    :param strided: cheap convolutions at every second pixel instead of the published ones, see
+        :class:`~sb3_dreamer.common.convolutions.ConvStage`
+    :param encoder: a module of one's own instead of the encoder: takes the scaled observations, a dictionary of tensors with
+        leading axes ``(...)``, and returns ``(..., out_features)``
     :param reward_scale: β_rew
     :param continue_scale: β_con
     :param kl_dynamics_scale: β_dyn
@@ -63,10 +69,13 @@ class RSSM(WorldModel):
         reward_head: Literal["twohot", "squared"] = "twohot",
         free_nats: float = 1.0,
         reconstruction_scale: float = 1.0,
+        image_scale: float = 1.0,
         reward_scale: float = 1.0,
         continue_scale: float = 1.0,
         kl_dynamics_scale: float = 1.0,
         kl_representation_scale: float = 0.1,
+        strided: bool = False,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         size = get_size(size)
@@ -80,7 +89,19 @@ class RSSM(WorldModel):
         self.gamma, self.free_nats = gamma, free_nats
         self.deter_size, self.stoch_size, self.action_size = size.deter, self.latents.size, action_size
 
-        self.observation_model = ObservationModel(keys, self.feat_size, size.units, size.layers, norm, normalize_obs)
+        self.observation_model = ObservationModel(
+            keys,
+            self.deter_size,
+            self.stoch_size,
+            size.units,
+            size.layers,
+            norm,
+            normalize_obs,
+            size.depth,
+            size.blocks,
+            strided,
+            encoder,
+        )
         self.core = BlockGRU(size.deter, self.stoch_size, action_size, size.hidden, size.blocks, norm, update_bias)
         self.prior_net = MLP(size.deter, size.hidden, 2, self.latents.param_size, norm)
         self.posterior_net = MLP(size.deter + self.observation_model.embed_size, size.hidden, 1, self.latents.param_size, norm)
@@ -93,7 +114,10 @@ class RSSM(WorldModel):
         self.register_buffer("bins", symexp_bins(size.bins), persistent=False)
         self.bins: th.Tensor
 
-        self.loss_scales = {f"reconstruction/{key.name}": reconstruction_scale for key in self.observation_model.keys}
+        self.loss_scales = {
+            f"reconstruction/{key.name}": image_scale if key.kind == "image" else reconstruction_scale
+            for key in self.observation_model.keys
+        }
         self.loss_scales.update(
             reward=reward_scale,
             **{"continue": continue_scale},
@@ -131,6 +155,7 @@ class RSSM(WorldModel):
         is_first: th.Tensor,
         state: LatentState,
         deterministic: bool = False,
+        generator: th.Generator | None = None,
     ) -> LatentState:
         keep = (1.0 - is_first.float()).unsqueeze(-1)
         weights = self.core.unroll_weights()
@@ -139,7 +164,7 @@ class RSSM(WorldModel):
         params = self._posterior_params(deter, self._embed_term(self.observation_model.scale(obs)))
         if deterministic:
             return LatentState(deter, self.latents.mode(params))
-        return LatentState(deter, self.latents.sample(params, self.latents.noise((len(deter),), deter)))
+        return LatentState(deter, self.latents.sample(params, self.latents.noise((len(deter),), deter, generator)))
 
     def _filter(self, batch: SequenceBatch, scaled: dict[str, th.Tensor]) -> tuple[LatentState, th.Tensor]:
         """:return: posterior states ``(B, T, ...)`` and the posterior's parameters ``(B, T, P)``"""
@@ -169,9 +194,10 @@ class RSSM(WorldModel):
         state: LatentState,
         horizon: int,
         deterministic: bool = False,
+        generator: th.Generator | None = None,
     ) -> ImaginedRollout:
         weights = self.core.unroll_weights()
-        noise = () if deterministic else self.latents.noise((len(state.deter), horizon), state.deter).unbind(1)
+        noise = () if deterministic else self.latents.noise((len(state.deter), horizon), state.deter, generator).unbind(1)
         given = None if callable(policy_or_actions) else policy_or_actions.unbind(1)
         states, actions = [state], []
         for t in range(horizon):

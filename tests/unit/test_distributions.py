@@ -5,6 +5,7 @@ from torch.distributions import Bernoulli, Categorical, Independent, Normal
 from sb3_dreamer.common.distributions import (
     BoundedNormal,
     OneHotCategorical,
+    OneHotGroups,
     ScaledNumber,
     SoftBernoulli,
     TwoHot,
@@ -47,7 +48,7 @@ def test_bounded_normal_is_a_plain_normal() -> None:
 
 def test_one_hot_policy_applies_unimix_everywhere() -> None:
     logits = th.tensor([[50.0, 0.0, 0.0, 0.0]])
-    policy = OneHotCategorical(logits, unimix=0.01)
+    policy = OneHotCategorical(logits, OneHotGroups([4]), unimix=0.01)
     probs = 0.99 * th.softmax(logits, -1) + 0.0025
     reference = Categorical(probs=probs)
     rare = th.tensor([[0.0, 1.0, 0.0, 0.0]])
@@ -59,11 +60,42 @@ def test_one_hot_policy_applies_unimix_everywhere() -> None:
 def test_one_hot_policy_samples_and_straight_through_gradient() -> None:
     th.manual_seed(0)
     logits = th.tensor([1.0, 0.0, -1.0], requires_grad=True)
-    policy = OneHotCategorical(logits.expand(20_000, 3))
+    policy = OneHotCategorical(logits.expand(20_000, 3), OneHotGroups([3]))
     sample = policy.sample(th.empty(20_000, 3).exponential_())
-    assert th.allclose(sample.detach().mean(0), policy.probs[0].detach(), atol=0.015)
+    assert th.allclose(sample.detach().mean(0), policy.probs[0, 0].detach(), atol=0.015)
     gradient = th.autograd.grad(sample[0, 0], logits, retain_graph=True)[0]
-    assert th.allclose(gradient, th.autograd.grad(policy.probs[0, 0], logits)[0])
+    assert th.allclose(gradient, th.autograd.grad(policy.probs[0, 0, 0], logits)[0])
+
+
+@pytest.mark.parametrize("classes", [(3, 2, 4), (2, 2, 2)])
+def test_several_variables_are_independent_categoricals(classes: tuple[int, ...]) -> None:
+    th.manual_seed(0)
+    size = sum(classes)
+    logits = th.randn(30_000, size)[:1].expand(30_000, size)
+    policy = OneHotCategorical(logits, OneHotGroups(classes), unimix=0.1)
+    parts = [0.9 * th.softmax(part, -1) + 0.1 / n for part, n in zip(logits.split(classes, -1), classes, strict=True)]
+    references = [Categorical(probs=part) for part in parts]
+    sample = policy.sample(th.empty(30_000, size).exponential_())
+    assert all(th.equal(part.sum(-1), th.ones(30_000)) for part in sample.split(classes, -1))
+    assert th.allclose(sample.mean(0), th.cat([part[0] for part in parts]), atol=0.015)
+    chosen = [part.argmax(-1) for part in sample.split(classes, -1)]
+    expected = sum(reference.log_prob(choice) for reference, choice in zip(references, chosen, strict=True))
+    assert th.allclose(policy.log_prob(sample), expected, atol=1e-5)
+    assert th.allclose(policy.entropy, sum(reference.entropy() for reference in references), atol=1e-5)
+    assert [part.argmax(-1)[0] for part in policy.mode.split(classes, -1)] == [part[0].argmax() for part in parts]
+    centred = th.cat([part - part.mean(-1, keepdim=True) for part in logits.split(classes, -1)], -1)
+    assert th.allclose(policy.saturation, centred.square().mean(-1), atol=1e-5)
+
+
+def test_the_gradient_of_padded_variables_is_finite_and_right() -> None:
+    logits = th.randn(5, requires_grad=True)
+    groups = OneHotGroups((3, 2))
+    target = th.tensor([0.0, 1.0, 0.0, 1.0, 0.0])
+    ours = th.autograd.grad(groups.cross_entropy(logits, target), logits)[0]
+    expected = -(th.log_softmax(logits[:3], -1)[1] + th.log_softmax(logits[3:], -1)[0])
+    assert th.allclose(ours, th.autograd.grad(expected, logits)[0], atol=1e-6)
+    policy = OneHotCategorical(logits, groups)
+    assert th.isfinite(th.autograd.grad(policy.entropy + policy.log_prob(target), logits)[0]).all()
 
 
 def test_soft_bernoulli() -> None:

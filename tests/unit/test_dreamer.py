@@ -92,6 +92,8 @@ def test_published_values() -> None:
         continue_scale=1.0,
         kl_dynamics_scale=1.0,
         kl_representation_scale=0.1,
+        image_scale=1.0,
+        strided=False,
     )
 
 
@@ -102,6 +104,7 @@ def test_no_default_of_ours_leaks_into_the_published_settings() -> None:
     assert arguments == set(DREAMER_V3)
     policy = set(inspect.signature(Dreamer.policy_aliases["MlpPolicy"].__init__).parameters)
     policy -= {"self", "observation_space", "action_space", "lr_schedule", "gamma", "world_model_class"}
+    policy -= {"features_extractor_class", "features_extractor_kwargs", "normalize_images"}  # SB3's, None and True
     assert policy == set(DREAMER_V3["policy_kwargs"])
 
 

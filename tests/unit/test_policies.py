@@ -15,11 +15,11 @@ def make_policy(**kwargs) -> DreamerPolicy:
 
 def test_actor_starts_near_zero_mean_and_with_the_published_spread() -> None:
     th.manual_seed(0)
-    actor = Actor(6, 2, discrete=False, units=16, layers=3, norm="rms")
+    actor = Actor(6, 2, classes=(), units=16, layers=3, norm="rms")
     policy = actor(th.randn(50, 6))
     assert policy.mean.abs().max() < 0.1
     assert policy.std.mean().item() == pytest.approx(0.1 + 0.9 / (1 + np.exp(-2)), abs=0.02)  # 0.893
-    wide = Actor(6, 2, False, 16, 3, "rms", min_std=0.5, max_std=0.5)
+    wide = Actor(6, 2, (), 16, 3, "rms", min_std=0.5, max_std=0.5)
     assert th.allclose(wide(th.randn(5, 6)).std, th.tensor(0.5))
 
 

@@ -1,6 +1,5 @@
 import dataclasses
 
-import numpy as np
 import pytest
 import torch as th
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from sb3_dreamer.common.types import LatentState, SequenceBatch
 from sb3_dreamer.world_models import RSSM, SIZES, ModelSize
 from sb3_dreamer.world_models.sizes import get_size
 
-KEYS = [ObservationKey("obs", "vector", 3, (3,), np.float32)]
+KEYS = [ObservationKey("obs", "vector", 3, (3,), "float32")]
 SMALL = ModelSize(deter=16, hidden=8, units=8, groups=4, classes=3, blocks=4, depth=1, layers=2, bins=41)
 
 
@@ -209,7 +208,7 @@ def test_decode_is_in_the_units_of_the_observation() -> None:
 def test_model_fits_a_small_system() -> None:
     """A linear system with a hidden velocity: open-loop predictions become far better than "no change"."""
     th.manual_seed(0)
-    key = [ObservationKey("obs", "vector", 1, (1,), np.float32)]
+    key = [ObservationKey("obs", "vector", 1, (1,), "float32")]
     size = dataclasses.replace(SIZES["toy"], deter=32, hidden=32, units=32)
     model = RSSM(key, 1, size, latent="gaussian", normalize_obs="none", norm="layer", reconstruction_scale=10.0)
     optimizer = th.optim.Adam(model.parameters(), lr=2e-3)
