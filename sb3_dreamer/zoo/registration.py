@@ -69,9 +69,9 @@ def register() -> None:
 
 def _use_shipped_hyperparams(manager: Any) -> None:
     """Without ``-conf``, the zoo looks for ``<algo>.yml`` in its own package: for our algorithms it is in ours."""
-    original = manager.__init__
-    if hasattr(original, "__wrapped__"):  # done before
+    if getattr(manager, "finds_sb3_dreamer", False):  # done before
         return
+    original = manager.__init__
 
     @functools.wraps(original)
     def __init__(self: Any, args: Any, algo: str, *rest: Any, config: str | None = None, **kwargs: Any) -> None:
@@ -80,3 +80,4 @@ def _use_shipped_hyperparams(manager: Any) -> None:
         original(self, args, algo, *rest, config=config, **kwargs)
 
     manager.__init__ = __init__
+    manager.finds_sb3_dreamer = True
