@@ -49,10 +49,11 @@ def test_too_few_first_steps_for_many_environments() -> None:
 @pytest.mark.parametrize(
     ("observations", "actions", "message"),
     [
-        (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2), "Observation space Tuple.* is not supported"),
-        (spaces.Text(4), spaces.Discrete(2), "Observation space Text.* is not supported"),
+        (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2), "observation space Tuple.* is not supported"),
+        (spaces.Text(4), spaces.Discrete(2), "observation space Text.* is not supported"),
         (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), "infinite bounds"),
-        (spaces.Discrete(2), spaces.MultiDiscrete([2, 3]), "Action space MultiDiscrete.* is not supported"),
+        (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), spaces.Discrete(2), "Nested observation spaces are not supported"),
+        (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)]), "Action space Tuple.* is not supported"),
     ],
 )
 def test_spaces(observations: spaces.Space, actions: spaces.Space, message: str) -> None:

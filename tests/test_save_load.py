@@ -100,12 +100,10 @@ def test_replays_that_do_not_fit_are_refused(trained: Dreamer, tmp_path: pathlib
     other = tiny_dreamer("envs:ContinuousCartPole-v0")
     with pytest.raises(ValueError, match="other spaces or sizes"):
         other.load_replay_buffer(tmp_path / "replay.pkl")
-    two = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 2))
-    with pytest.raises(ValueError, match="1 environments, this model has 2"):
-        two.load_replay_buffer(tmp_path / "replay.pkl")
+    assert other.replay_buffer is not None and other.replay_buffer.size() == 0  # what was there stays
     (tmp_path / "other.pkl").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(ValueError, match="holds a list"):
-        two.load_replay_buffer(tmp_path / "other.pkl")
+    with pytest.raises(ValueError, match=r"other\.pkl cannot be loaded: it is damaged or not a replay"):
+        other.load_replay_buffer(tmp_path / "other.pkl")
 
 
 def test_a_loaded_replay_ends_the_open_episode_and_keeps_the_models_own_settings(tmp_path: pathlib.Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import pathlib
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_dreamer.common.preprocessing import ObservationCodec, batched
 
@@ -76,9 +79,40 @@ def check_finite(
         )
 
 
+def capture_random_state(action_space: spaces.Space, predict_generator: th.Generator) -> dict[str, Any]:
+    """
+    :param action_space: draws random actions
+    :param predict_generator: the policy's
+    :return: where every source of randomness stands, for :func:`restore_random_state`
+    """
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": th.get_rng_state(),
+        "cuda": th.cuda.get_rng_state_all() if th.cuda.is_available() else [],
+        "actions": action_space.np_random.bit_generator.state,
+        "predict": predict_generator.get_state(),
+    }
+
+
+def restore_random_state(state: dict[str, Any], action_space: spaces.Space, predict_generator: th.Generator) -> None:
+    """
+    :param state: from :func:`capture_random_state`
+    :param action_space: draws random actions
+    :param predict_generator: the policy's
+    """
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    th.set_rng_state(state["torch"])
+    if th.cuda.is_available() and len(state["cuda"]) == th.cuda.device_count():
+        th.cuda.set_rng_state_all(state["cuda"])
+    action_space.np_random.bit_generator.state = state["actions"]
+    predict_generator.set_state(state["predict"])
+
+
 def write_atomically(path: str | pathlib.Path, write: Callable[[pathlib.Path], object], suffix: str = "") -> None:
     """
-    Write a file so that a reader, or an interruption, meets the old content or the new one, never half of it.
+    Write a file so that a reader, or whoever comes after a crash, meets the old content or the new one, never half of it.
 
     :param path: the file
     :param write: writes the content to the path it is given
@@ -88,9 +122,25 @@ def write_atomically(path: str | pathlib.Path, write: Callable[[pathlib.Path], o
     if path.suffix == "":
         path = path.with_suffix(suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed while it wrote
+        if not _runs(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # the content must reach the disk before the name does
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process runs, True if that cannot be told."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        pass
+    return True

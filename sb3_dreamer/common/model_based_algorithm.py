@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from abc import abstractmethod
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_dreamer.common.bookkeeping import MetricMeans, check_finite
-from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, batched
-from sb3_dreamer.common.saving import SavingAlgorithm
+from sb3_dreamer.common.arguments import check_replay_arguments
+from sb3_dreamer.common.bookkeeping import MetricMeans, restore_random_state
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
+from sb3_dreamer.common.rollouts import RolloutAlgorithm
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
+
+MAX_SKIPPED = 20
+"""Updates skipped in a row after which something must be wrong for good."""
 
 SelfModelBased = TypeVar("SelfModelBased", bound="ModelBasedAlgorithm")
 
 
-class ModelBasedAlgorithm(SavingAlgorithm):
+class ModelBasedAlgorithm(RolloutAlgorithm):
     """
     Base of algorithms that act from the latent state of a world model learnt from replayed sequences.
     A subclass gives the policy and :meth:`train`.
@@ -42,6 +42,7 @@ class ModelBasedAlgorithm(SavingAlgorithm):
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates at once when training starts
     :param online_replay: train on every new window once before drawing at random
+    :param replay_buffer_kwargs: further arguments of the replay: ``storage_path``, a folder to keep it on disk
     :param policy_kwargs: arguments of the policy
     :param stats_window_size: episodes over which rollout statistics are averaged
     :param tensorboard_log: folder for TensorBoard
@@ -67,6 +68,7 @@ class ModelBasedAlgorithm(SavingAlgorithm):
         random_warmup: bool = True,
         pretrain_updates: int = 1,
         online_replay: bool = False,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -84,8 +86,12 @@ class ModelBasedAlgorithm(SavingAlgorithm):
         self.random_warmup = random_warmup
         self.pretrain_updates = pretrain_updates
         self.online_replay = online_replay
+        self.replay_buffer_kwargs = replay_buffer_kwargs
         self.replay_buffer = None
         self._update_debt = 0.0
+        self._skipped_updates = 0
+        self._skipped_in_a_row = 0
+        self._random_state = None
         self._last_state: tuple[np.ndarray, ...] | None = None
         self._last_rewards: np.ndarray | None = None
         self._stepping = False
@@ -122,8 +128,12 @@ class ModelBasedAlgorithm(SavingAlgorithm):
         :param seed: the seed, None to leave all as it is
         """
         super().set_random_seed(seed)
-        if seed is not None and self.replay_buffer is not None:
+        if seed is None:
+            return
+        if self.replay_buffer is not None:
             self.replay_buffer.seed(seed)
+        if hasattr(self, "policy"):
+            self.policy.predict_generator.manual_seed(seed)
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -145,6 +155,7 @@ class ModelBasedAlgorithm(SavingAlgorithm):
                 device=self.device,
                 online=self.online_replay,
                 seed=self.seed,
+                **(self.replay_buffer_kwargs or {}),
             )
 
     def _first_update_at(self) -> int:
@@ -154,30 +165,7 @@ class ModelBasedAlgorithm(SavingAlgorithm):
 
     def _check_arguments(self) -> None:
         """Raise a ValueError for arguments that cannot work, before anything is built."""
-        for name in ("buffer_size", "batch_size", "batch_length", "train_ratio"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
-        if self.pretrain_updates < 1:
-            raise ValueError(f"pretrain_updates must be at least 1, got {self.pretrain_updates}.")
-        for name in ("buffer_size", "batch_size", "batch_length", "pretrain_updates"):
-            if getattr(self, name) != int(getattr(self, name)):
-                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)}.")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must lie in (0, 1], got {self.gamma}.")
-        window = self.batch_length + 1
-        if self.buffer_size // self.n_envs < window:
-            raise ValueError(
-                f"batch_length={self.batch_length} needs {window} rows in a row, but buffer_size={self.buffer_size} "
-                f"holds {self.buffer_size // self.n_envs} rows for each of {self.n_envs} environments: "
-                f"set buffer_size to at least {window * self.n_envs} or lower batch_length."
-            )
-        if self._first_update_at() < window * self.n_envs:
-            raise ValueError(
-                f"learning_starts={self.learning_starts} is too small for one batch: windows of batch_length + 1 = "
-                f"{window} rows need that many steps of each of {self.n_envs} environments: set learning_starts to "
-                f"at least {window * self.n_envs}, or to None, or lower batch_length."
-            )
+        check_replay_arguments(self, self.n_envs, self._first_update_at())
 
     # ---- learning
 
@@ -215,19 +203,19 @@ class ModelBasedAlgorithm(SavingAlgorithm):
         if self._last_obs is None or reset_num_timesteps:
             self._last_state = None
         self._n_updates_at_start = self._n_updates
+        if self._random_state is not None and not reset_num_timesteps:  # loaded: random numbers go on as well
+            restore_random_state(self._random_state, self.action_space, self.policy.predict_generator)
+        self._random_state = None
         total_timesteps, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
-        assert self.env is not None
         if self._last_state is None:
-            reset_obs, self._last_obs = self._last_obs, None  # None again if it is refused
-            check_finite(self.observation_codec, self.num_timesteps, reset_obs)
-            self._last_obs = reset_obs
-            self._last_state = self.policy.initial_state(self.n_envs)
-            self._last_rewards = np.zeros(self.n_envs, dtype=np.float32)
-            self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+            self._begin_rollout()
 
         callback.on_training_start(locals(), globals())
+        if self.num_timesteps > 0:
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self._train_if_due()  # what was due when learning stopped, or the model was saved
         while self.num_timesteps < total_timesteps:
             callback.on_rollout_start()
             proceed = self._collect_step(callback, log_interval)
@@ -238,89 +226,8 @@ class ModelBasedAlgorithm(SavingAlgorithm):
         callback.on_training_end()
         return self
 
-    def _collect_step(self, callback: BaseCallback, log_interval: int | None) -> bool:
-        """
-        One step of every environment, written to the replay.
-
-        :param callback: called after the step
-        :param log_interval: episodes between two writes of the log
-        :return: whether to go on
-        """
-        env, buffer = self.env, self.replay_buffer
-        assert env is not None and buffer is not None
-        assert self._last_obs is not None and self._last_episode_starts is not None
-        self._stepping = True
-        obs = self.observation_codec.to_arrays(self._last_obs)
-        assert self._last_rewards is not None
-        self.policy.update_statistics(obs, self._last_rewards)
-        model_actions = self._act(obs)
-        actions = self.action_codec.to_env(model_actions)
-        assert self._last_state is not None
-        deter, stoch, _ = self._last_state
-
-        new_obs, rewards, dones, infos = env.step(actions)
-        check_finite(self.observation_codec, self.num_timesteps, new_obs, rewards, dones, infos)
-        if self._vec_normalize_env is not None:  # the reward head learns true rewards, whatever the policy's scale of them
-            rewards = self._vec_normalize_env.get_original_reward()
-        buffer.add(
-            np.arange(self.n_envs),
-            obs,
-            model_actions,
-            self._last_rewards,
-            self._last_episode_starts,
-            deter=deter,
-            stoch=stoch,
-        )
-        self.num_timesteps += env.num_envs
-        for i in np.flatnonzero(dones):
-            self._add_last_row(int(i), rewards[i], infos[i])
-        self._last_obs = new_obs  # type: ignore[assignment]
-        # a reset observation comes without reward
-        self._last_rewards = np.where(dones, 0.0, rewards).astype(np.float32)
-        self._last_episode_starts = dones
-        self._stepping = False
-
-        callback.update_locals(locals())
-        self._update_info_buffer(infos, dones)
-        proceed = callback.on_step()
-        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-        for _ in range(int(dones.sum())):
-            self._episode_num += 1
-            if log_interval is not None and self._episode_num % log_interval == 0:
-                self.dump_logs()
-        return proceed
-
-    def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
-        """The row of an episode's last observation, which a VecEnv hides in ``info`` as it has reset already."""
-        assert self.replay_buffer is not None
-        last_obs, rewards = self.observation_codec.to_arrays(batched(info["terminal_observation"])), np.array([reward])
-        self.replay_buffer.add(
-            np.array([i]),
-            last_obs,
-            action=0.0,
-            reward=rewards,
-            is_first=False,
-            is_last=True,
-            is_terminal=not info.get("TimeLimit.truncated", False),
-        )
-        self.policy.update_statistics(last_obs, rewards)
-
-    def _act(self, obs: dict[str, np.ndarray]) -> np.ndarray:
-        """
-        Filter the observations, choose actions, and keep the new latent states.
-
-        :param obs: ``(n_envs, ...)`` a key
-        :return: the model's actions, ``(n_envs, A)``
-        """
-        given = None
-        if self.random_warmup and self.num_timesteps < self._first_update_at():
-            given = self.action_codec.from_env(np.stack([self.action_space.sample() for _ in range(self.n_envs)]))
-        assert self._last_state is not None and self._last_episode_starts is not None
-        self._last_state = self.policy.step(obs, self._last_state, self._last_episode_starts, actions=given)
-        return self._last_state[-1]
-
-    def _train_if_due(self) -> None:
-        """As many updates as the train ratio asks for; the time before training starts counts as pretrain_updates."""
+    def _owe_updates(self) -> None:
+        """The step just taken asks for updates; the time before training starts counts as pretrain_updates."""
         assert self.replay_buffer is not None
         first = self._first_update_at()
         enough = self.replay_buffer.size() >= min(first, self.n_envs * self.replay_buffer.capacity)
@@ -330,38 +237,36 @@ class ModelBasedAlgorithm(SavingAlgorithm):
             self._update_debt = float(self.pretrain_updates)
         else:
             self._update_debt += self.n_envs * self.train_ratio / (self.batch_size * self.batch_length)
+
+    def _train_if_due(self) -> None:
+        """Pay the whole updates that are owed."""
+        assert self.replay_buffer is not None
         due = int(self._update_debt)
-        if due > 0:
+        if due > 0 and self.replay_buffer.can_sample(self.batch_length):
             self._update_debt -= due
             self.train(due)
 
-    # ---- logging
+    def _is_sound(self, *values: th.Tensor) -> bool:
+        """
+        Whether an update may be applied. One with NaN or infinity is to be skipped, as it would spoil the weights for good.
 
-    def dump_logs(self) -> None:
-        """Write the log."""
-        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
-        fps = int((self.num_timesteps - self._num_timesteps_at_start) / elapsed)
-        if self.ep_info_buffer:
-            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
-            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
-        if self.ep_success_buffer:
-            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
-        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
-        self.logger.record("time/fps", fps)
-        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-        means = self._metrics.take()
-        if means:
-            for name, value in means.items():
-                self.logger.record(f"train/{name}", value)
-            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-            self.logger.record(
-                "train/replay_ratio",
-                (self._n_updates - self._n_updates_at_start)
-                * (self.batch_size * self.batch_length)
-                / max(self.num_timesteps - self._num_timesteps_at_start, 1),
+        :param values: losses and norms of gradients, scalars
+        :return: True if all are finite
+        :raises FloatingPointError: too many updates in a row were not
+        """
+        if bool(th.isfinite(th.stack([value.detach() for value in values])).all()):
+            self._skipped_in_a_row = 0
+            return True
+        self._skipped_updates += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            self._skipped_in_a_row = 0
+            raise FloatingPointError(
+                f"{MAX_SKIPPED} updates in a row had a loss or gradient with NaN or infinity and were skipped. The weights "
+                "are finite and the model can be saved. Look at the scale of rewards and observations, lower "
+                "learning_rate, or set max_grad_norm."
             )
-        self.logger.dump(step=self.num_timesteps)
+        return False
 
     # ---- using the model
 
@@ -389,8 +294,6 @@ class ModelBasedAlgorithm(SavingAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            "_last_state",
-            "_last_rewards",
             "_metrics",
             "_stepping",
             "observation_codec",

@@ -12,6 +12,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+from stable_baselines3.common.vec_env import VecNormalize
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class ObservationCodec:
         if not parts:
             raise ValueError(f"The observation space {space} has no keys: give it at least one.")
         for name, part in parts.items():
-            if isinstance(part, spaces.Dict | spaces.Tuple):
+            if part is not space and isinstance(part, spaces.Dict | spaces.Tuple):
                 raise ValueError(f"Nested observation spaces are not supported, but key {name!r} is {part}: flatten it.")
         self.keys: tuple[ObservationKey, ...] = tuple(
             _describe(name, part, convolve, normalize_images) for name, part in sorted(parts.items())
@@ -224,6 +225,18 @@ class ObservationCodec:
         if isinstance(self.space, spaces.Dict):
             return {name: maybe_transpose(np.asarray(obs[name]), space) for name, space in self.space.spaces.items()}
         return maybe_transpose(np.asarray(obs), self.space)
+
+    def normalize(self, arrays: dict[str, np.ndarray], env: VecNormalize) -> dict[str, np.ndarray]:
+        """
+        :param arrays: stored observations, each ``(..., *shape)``
+        :param env: knows the statistics
+        :return: the same, normalised
+        """
+        if isinstance(self.space, spaces.Dict):
+            normalized = env.normalize_obs(dict(arrays))
+            assert isinstance(normalized, dict)
+            return normalized
+        return {"obs": np.asarray(env.normalize_obs(arrays["obs"]))}
 
     def find_invalid(self, obs: Any) -> tuple[int, str, str] | None:
         """

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_dreamer.common.memory import DiskArrays, warn_if_larger_than_memory
 from sb3_dreamer.common.preprocessing import ObservationCodec, ObservationKey
 from sb3_dreamer.common.types import LatentState, RowIndex, SequenceBatch
+
+COLUMNS = ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch")
+"""What a row holds beside its observation."""
+LATENT_TYPE = np.float16
+"""Stored latents only start windows, whose own rows are filtered anew: half the memory serves them as well."""
 
 
 class SequenceBuffer:
@@ -30,6 +38,9 @@ class SequenceBuffer:
     :param device: where sampled tensors go
     :param online: serve every new window of rows once, before uniform samples (DreamerV3's online queue)
     :param seed: seed of the sampling
+    :param storage_path: folder in which the rows lie as memory-mapped files, for a replay larger than the memory; None to
+        keep them in memory. The files belong to this replay and go with it; :meth:`ModelBasedAlgorithm.save_replay_buffer`
+        is what keeps them.
     """
 
     def __init__(
@@ -43,6 +54,7 @@ class SequenceBuffer:
         device: th.device | str = "cpu",
         online: bool = False,
         seed: int | None = None,
+        storage_path: str | pathlib.Path | None = None,
     ) -> None:
         self.buffer_size = buffer_size
         self.capacity = buffer_size // n_envs
@@ -51,6 +63,8 @@ class SequenceBuffer:
         self.device = th.device(device)
         self.online = online
         self._rng = np.random.default_rng(seed)
+        self.storage_path = storage_path
+        self._disk = None if storage_path is None else DiskArrays(storage_path)
         # memory is taken as the replay fills, see _reserve
         self._obs = {key.name: np.zeros((n_envs, 0, *key.shape), dtype=key.dtype) for key in codec.keys}
         self._action = np.zeros((n_envs, 0, action_size), dtype=np.float32)
@@ -58,12 +72,18 @@ class SequenceBuffer:
         self._is_first = np.zeros((n_envs, 0), dtype=np.bool_)
         self._is_last = np.zeros((n_envs, 0), dtype=np.bool_)
         self._is_terminal = np.zeros((n_envs, 0), dtype=np.bool_)
-        self._deter = np.zeros((n_envs, 0, deter_size), dtype=np.float32)
-        self._stoch = np.zeros((n_envs, 0, stoch_size), dtype=np.float32)
+        self._deter = np.zeros((n_envs, 0, deter_size), dtype=LATENT_TYPE)
+        self._stoch = np.zeros((n_envs, 0, stoch_size), dtype=LATENT_TYPE)
         self._count = np.zeros(n_envs, dtype=np.int64)
         """Rows ever written, a stream: row number ``r`` lies in slot ``r % capacity``."""
         self._online_start = np.zeros(n_envs, dtype=np.int64)
         self._online_queue: deque[tuple[int, int]] = deque()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        arrays = [*self._obs.values(), *(getattr(self, name) for name in COLUMNS)]
+        return sum(array.itemsize * int(np.prod(array.shape[2:])) for array in arrays)
 
     def size(self) -> int:
         """:return: rows held now, over all environments"""
@@ -169,12 +189,15 @@ class SequenceBuffer:
                 streams[served], rows[served] = stream, row
                 served += 1
 
-    def sample(self, batch_size: int, batch_length: int, uniform: bool = False) -> tuple[SequenceBatch, RowIndex]:
+    def sample(
+        self, batch_size: int, batch_length: int, env: VecNormalize | None = None, uniform: bool = False
+    ) -> tuple[SequenceBatch, RowIndex]:
         """
         Draw windows uniformly over all places where one fits, the online queue's first if there is one.
 
         :param batch_size: B
         :param batch_length: T
+        :param env: normalises the observations, if they were stored as they were before (SB3's replay buffers do the same)
         :param uniform: leave the online queue alone
         :return: the batch and where its rows lie
         """
@@ -188,8 +211,11 @@ class SequenceBuffer:
         is_last = self._is_last[trained]
         # a stream that was reset before its episode ended (a new call of learn): the row before the reset is the last
         is_last[:, :-1] |= is_first[:, 1:]
+        obs = {name: array[trained] for name, array in self._obs.items()}
+        if env is not None:
+            obs = self.codec.normalize(obs, env)
         batch = SequenceBatch(
-            obs=self.codec.to_tensors({name: array[trained] for name, array in self._obs.items()}, self.device),
+            obs=self.codec.to_tensors(obs, self.device),
             prev_action=self._tensor(self._action[window][:, :-1]),
             reward=self._tensor(self._reward[trained]),
             is_first=self._tensor(is_first),
@@ -229,11 +255,59 @@ class SequenceBuffer:
         """:return: observation keys and the sizes A, D, Z: what must agree with a model that uses this replay"""
         return self.codec.keys, self._action.shape[-1], self._deter.shape[-1], self._stoch.shape[-1]
 
+    def continues(self, prev_action: np.ndarray, is_first: np.ndarray) -> bool:
+        """
+        Whether a rollout goes on where this replay ends.
+
+        :param prev_action: the rollout's last actions, in the model's space, ``(n_envs, A)``
+        :param is_first: where it is at an episode's start, ``(n_envs,)``
+        :return: True if every stream ends with that action, or with an ended episode
+        """
+        last = (np.arange(self.n_envs), (self._count - 1) % self.capacity)
+        if (self._count == 0).any():
+            return False
+        return bool(np.where(is_first, self._is_last[last], (self._action[last] == prev_action).all(-1)).all())
+
+    def redistribute(self, n_envs: int) -> SequenceBuffer:
+        """
+        The same rows for another number of environments: all streams one after the other, cut into equal pieces. Where two
+        streams meet, an episode ends.
+
+        :param n_envs: number of streams wanted
+        :return: a new replay
+        """
+        other = SequenceBuffer(
+            self.buffer_size, self.codec, *self.signature()[1:], n_envs, self.device, self.online, None, self.storage_path
+        )
+        other.set_rng_state(self.rng_state())
+        held = np.minimum(self._count, self.capacity)
+        streams = np.repeat(np.arange(self.n_envs), held)
+        slots = np.concatenate([np.arange(c - h, c) % self.capacity for c, h in zip(self._count, held, strict=True)])
+        begins = np.zeros(len(streams), dtype=bool)
+        begins[(np.cumsum(held) - held)[held > 0]] = True
+        for stream, chunk in enumerate(np.array_split(np.arange(len(streams)), n_envs)):
+            chunk = chunk[-other.capacity :]
+            other._reserve(len(chunk))
+            source, target = (streams[chunk], slots[chunk]), (stream, slice(0, len(chunk)))
+            for name, array in self._obs.items():
+                other._obs[name][target] = array[source]
+            for name in COLUMNS:
+                getattr(other, name)[target] = getattr(self, name)[source]
+            other._is_first[target] |= begins[chunk]
+            other._count[stream] = len(chunk)
+        other._online_start[:] = other._count
+        return other
+
     def _reserve(self, slots: int) -> None:
         """Have room for that many rows of each stream: doubled when it runs out, so that rows are seldom copied."""
         held = self._reward.shape[1]
         if slots <= held:
             return
+        if self._disk is not None:  # a file takes space only where it has been written
+            self._map(lambda array: self._disk.zeros((self.n_envs, self.capacity, *array.shape[2:]), array.dtype))  # type: ignore[union-attr]
+            return
+        if held == 0:
+            warn_if_larger_than_memory(self.row_bytes * self.capacity * self.n_envs)
         slots = min(self.capacity, max(slots, 2 * held, 1024))
         missing = slots - held
 
@@ -244,14 +318,15 @@ class SequenceBuffer:
 
     def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
         self._obs = {name: function(array) for name, array in self._obs.items()}
-        for name in ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch"):
+        for name in COLUMNS:
             setattr(self, name, function(getattr(self, name)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Save only rows that were written."""
+        """Save only rows that were written, in memory."""
         used = int(min(self._count.max(initial=0), self.capacity))
         trimmed = copy.copy(self.__dict__)
         view = object.__new__(SequenceBuffer)
         view.__dict__ = trimmed
-        view._map(lambda array: array[:, :used].copy())
+        view._map(lambda array: np.array(array[:, :used]))
+        trimmed["_disk"] = trimmed["storage_path"] = None
         return trimmed

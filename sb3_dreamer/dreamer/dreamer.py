@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
+from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.dreamer.imagination import ImaginedTrajectory, imagine_from_observations
 from sb3_dreamer.dreamer.losses import (
@@ -22,7 +23,7 @@ from sb3_dreamer.dreamer.losses import (
     replay_returns,
 )
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
-from sb3_dreamer.world_models import WorldModel
+from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
 
@@ -70,6 +71,7 @@ class Dreamer(ModelBasedAlgorithm):
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates at once when training starts
     :param online_replay: train on every new window once before drawing at random
+    :param replay_buffer_kwargs: ``storage_path``: a folder to keep a replay on disk that is larger than the memory
     :param policy_kwargs: ``size``, ``latent``, ``world_model_class``, ``world_model_kwargs``, ``features_extractor_class``,
         ``optimizer_class`` ...: see
         :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`
@@ -116,6 +118,7 @@ class Dreamer(ModelBasedAlgorithm):
         random_warmup: bool = True,
         pretrain_updates: int = 200,
         online_replay: bool = False,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -151,6 +154,7 @@ class Dreamer(ModelBasedAlgorithm):
             random_warmup=random_warmup,
             pretrain_updates=pretrain_updates,
             online_replay=online_replay,
+            replay_buffer_kwargs=replay_buffer_kwargs,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -217,7 +221,7 @@ class Dreamer(ModelBasedAlgorithm):
         policy.set_training_mode(True)
         for _ in range(gradient_steps):
             self._update_learning_rates()
-            batch, index = self.replay_buffer.sample(self.batch_size, self.batch_length)
+            batch, index = self.sample_replay(self.batch_size, self.batch_length)
             policy.optimizer.zero_grad(set_to_none=True)
 
             # World model: filter the batch, predict observations, rewards and continue flags
@@ -237,7 +241,9 @@ class Dreamer(ModelBasedAlgorithm):
             # One optimizer step. The actor's loss may reach back through the model: only the actor is to follow it
             actor_loss.backward(inputs=list(self.actor.parameters()))
             (model_loss + value_loss).backward()
-            self._clip_gradients(metrics)
+            norms = self._clip_gradients(metrics)
+            if not self._is_sound(model_loss, value_loss, actor_loss, *norms):
+                continue
             policy.optimizer.step()
 
             # What follows the networks: slow critic, their average, and the latents in the replay
@@ -344,10 +350,15 @@ class Dreamer(ModelBasedAlgorithm):
             group["lr"] = warmup * self._schedules[group["name"]](self._current_progress_remaining)
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
 
-    def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> None:
+    def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
+        """:return: norms of the gradients before, scalars"""
         limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        for name, module in self.policy.trained_modules().items():
-            metrics[f"{name}_grad_norm"] = th.nn.utils.clip_grad_norm_(module.parameters(), limit)
+        norms = {
+            f"{name}_grad_norm": th.nn.utils.clip_grad_norm_(module.parameters(), limit)
+            for name, module in self.policy.trained_modules().items()
+        }
+        metrics.update(norms)
+        return list(norms.values())
 
     def learn(
         self: SelfDreamer,
@@ -385,6 +396,10 @@ class Dreamer(ModelBasedAlgorithm):
         return imagine_from_observations(self.policy, obs, horizon, actions, state, deterministic)
 
     # ---- saving
+
+    @classmethod
+    def plain_classes(cls) -> Classes:
+        return {**super().plain_classes(), **name_classes([], [RSSM, ModelSize])}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "world_model", "actor", "critic", "_schedules"]

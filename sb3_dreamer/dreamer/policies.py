@@ -254,6 +254,8 @@ class DreamerPolicy(RecurrentModelPolicy):
         :return: what to divide advantages by, scalar
         """
         low, high = percentile_range(returns)
+        # of an update that will be skipped; a running average would never forget it
+        low, high = th.where(th.isfinite(low), low, self.return_low), th.where(th.isfinite(high), high, self.return_high)
         self.return_low.lerp_(low, rate)
         self.return_high.lerp_(high, rate)
         return (self.return_high - self.return_low).clamp_min(limit)

@@ -1,0 +1,118 @@
+"""
+What a model's file says of itself in plain JSON, beside SB3's data: who wrote it, and all that is needed to rebuild the
+model without unpickling anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+from sb3_dreamer.common.plain_data import Classes, NotPlainError, decode, encode
+from sb3_dreamer.version import __version__
+
+FORMAT = 1
+"""Raised when files of before can no longer be read."""
+ENTRY = "sb3_dreamer.json"
+COUNTERS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_update_debt",
+    "_skipped_updates",
+    "_total_timesteps",
+    "n_envs",
+    "_stats_window_size",
+)
+"""State beside the arguments that is told in plain JSON."""
+File = str | pathlib.Path | io.BufferedIOBase
+
+
+def argument_names(algorithm: type) -> list[str]:
+    """
+    :param algorithm: an algorithm's class
+    :return: the constructor's arguments that a file keeps, which are attributes of the same name
+    """
+    names = inspect.signature(algorithm).parameters
+    return [name for name in names if name not in ("policy", "env", "device", "stats_window_size", "_init_setup_model")]
+
+
+def write_header(archive: zipfile.ZipFile, model: Any) -> None:
+    """
+    :param archive: SB3's zip file, open for appending
+    :param model: the algorithm that is saved
+    """
+    wanted = {
+        "policy_class": model.policy_class,
+        "observation_space": model.observation_space,
+        "action_space": model.action_space,
+        **{name: getattr(model, name) for name in (*argument_names(type(model)), *COUNTERS) if hasattr(model, name)},
+    }
+    classes = model.plain_classes()
+    plain, refused = {}, {}
+    for name, value in wanted.items():
+        try:
+            plain[name] = encode(value, classes)
+        except NotPlainError as reason:
+            refused[name] = str(reason)
+    header = {
+        "format": FORMAT,
+        "version": __version__,
+        "algorithm": type(model).__name__,
+        "data": plain,
+        "only_pickled": refused,
+    }
+    archive.writestr(ENTRY, json.dumps(header))
+
+
+def read_header(file: File, algorithm: type) -> dict[str, Any]:
+    """
+    Check a model's file before anything is made of it.
+
+    :param file: an open file, or a path with its suffix
+    :param algorithm: the class that is to be loaded
+    :return: what :func:`write_header` wrote
+    :raises ValueError: the file is damaged, or of another algorithm or format
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+            if broken is not None:
+                raise ValueError(f"it is damaged: the checksum of its part {broken!r} is wrong")
+            names = archive.namelist()
+            header = json.loads(archive.read(ENTRY)) if ENTRY in names else None
+    except (zipfile.BadZipFile, EOFError, json.JSONDecodeError, UnicodeDecodeError, zipfile.LargeZipFile) as damage:
+        raise ValueError(f"it is not a model's zip file, or only a part of one ({damage})") from damage
+    if header is None:
+        writer = "an algorithm of Stable-Baselines3" if "data" in names and "policy.pth" in names else "something else"
+        raise ValueError(f"it was saved by {writer}, not by sb3_dreamer")
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"it was saved by sb3_dreamer {header.get('version')} in format {header.get('format')}, this is version "
+            f"{__version__}, which reads format {FORMAT}: install the version that wrote it"
+        )
+    if header["algorithm"] != algorithm.__name__:
+        raise ValueError(f"it holds a {header['algorithm']}, not a {algorithm.__name__}: use {header['algorithm']}.load()")
+    return header
+
+
+def decode_data(header: dict[str, Any], classes: Classes, given: set[str]) -> dict[str, Any]:
+    """
+    :param header: from :func:`read_header`
+    :param classes: classes that may occur
+    :param given: names that the caller provides
+    :return: arguments and state by name, from plain JSON alone
+    :raises ValueError: something is needed that only the file's pickles hold
+    """
+    missing = {name: kind for name, kind in header["only_pickled"].items() if name not in given}
+    if missing:
+        listed = ", ".join(f"{name} (a {kind})" for name, kind in missing.items())
+        raise ValueError(
+            f"only a pickle holds its {listed}, and pickles can run code: pass a value of your own as a keyword argument, or "
+            "load it with trusted=True if you know who wrote it"
+        )
+    return {name: decode(value, classes) for name, value in header["data"].items() if name not in given}
