@@ -12,12 +12,16 @@ ARGUMENTS = {
     "compare_with_baselines.py": ["--total-timesteps", "40", "--seeds", "1", "--out", "{out}"],
     "custom_environment.py": ["--total-timesteps", "210"],
     "imagine_and_plot.py": ["--total-timesteps", "220", "--out", "{out}"],
+    "deploy_onnx.py": ["--total-timesteps", "210", "--out", "{out}"],
+    "dream_video.py": ["--total-timesteps", "202", "--out", "{out}"],
 }
 LEAVES = {
     "quickstart.py": ["dreamer_pendulum.zip"],
     "compare_with_baselines.py": ["results.csv", "summary.json", "curves.png"],
     "custom_environment.py": [],
     "imagine_and_plot.py": ["dream.png", "open_loop_error.png"],
+    "deploy_onnx.py": ["dreamer_pendulum.onnx"],
+    "dream_video.py": ["dream.gif", "dream.png"],
 }
 
 

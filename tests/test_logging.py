@@ -6,7 +6,9 @@ import pathlib
 
 import numpy as np
 import pytest
+import torch as th
 from conftest import Clock, tiny_dreamer
+from oracle import Oracle, make_batch
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     EveryNTimesteps,
@@ -52,8 +54,6 @@ def test_log_interval_none_and_periodic_logging(tmp_path: pathlib.Path) -> None:
 
 
 def test_metrics_are_means_since_the_last_log(tmp_path: pathlib.Path) -> None:
-    import torch as th
-
     model = tiny_dreamer()
     model.set_logger(configure(str(tmp_path), ["json"]))
     model._setup_learn(10, None)
@@ -129,44 +129,41 @@ def test_tensorboard_and_progress_bar(tmp_path: pathlib.Path) -> None:
 
 def test_open_loop_error_of_a_perfect_and_of_a_useless_model() -> None:
     """Against a stand-in model whose predictions are known."""
-    import torch as th
-
-    from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
-
     truth = th.randn(6, 9, 2, generator=th.Generator().manual_seed(0))
     first = th.zeros(6, 9)
     first[0, 5] = 1  # the first window's last rows belong to another episode
-
-    class StandIn:
-        offset = 0.0
-
-        def observe(self, batch: SequenceBatch) -> LatentState:
-            assert batch.reward.shape == (6, 3)
-            return LatentState(th.zeros(6, 3, 1), th.zeros(6, 3, 1))
-
-        def imagine(self, actions: th.Tensor, start: LatentState, horizon: int, deterministic: bool) -> ImaginedRollout:
-            assert deterministic and th.equal(actions, action[:, 3:]) and horizon == 6
-            return ImaginedRollout(LatentState(th.zeros(6, 7, 1), th.zeros(6, 7, 1)), actions)
-
-        def decode(self, state: LatentState) -> dict[str, th.Tensor]:
-            predicted = truth[:, 3:] + self.offset * truth.flatten(0, 1).std(0)
-            predicted[0, 2:] = 1e9  # must not count
-            return {"obs": predicted}
-
-        def predict_reward(self, state: LatentState) -> th.Tensor:
-            return reward[:, 3:]
-
-    reward, zeros, action = th.randn(6, 9), th.zeros(6, 9), th.randn(6, 9, 1)
-    batch = SequenceBatch({"obs": truth}, action, reward, first, zeros, zeros, LatentState(th.zeros(6, 1), th.zeros(6, 1)))
-    model = StandIn()
-    assert np.allclose(open_loop_error(model, batch, 3)["obs"], 0)  # type: ignore[arg-type]
-    model.offset = 0.5
-    errors = open_loop_error(model, batch, 3)  # type: ignore[arg-type]
-    assert np.allclose(errors["obs"], 0.5, atol=1e-4) and np.allclose(errors["reward"], 0)
-    with pytest.raises(ValueError, match="context"):
-        open_loop_error(model, batch, 9)  # type: ignore[arg-type]
+    batch = make_batch({"obs": truth}, first)
+    for offset in (0.0, 0.5):
+        predicted = truth + offset * truth.flatten(0, 1).std(0)
+        predicted[0, 5:] = np.nan  # must not count
+        errors = open_loop_error(Oracle(batch, {"obs": predicted}, 3), batch, 3)  # type: ignore[arg-type]
+        assert errors["obs"].shape == (6,)
+        assert np.allclose(errors["obs"], offset, atol=1e-4) and np.allclose(errors["reward"], 0)
+        with pytest.raises(ValueError, match="context"):
+            open_loop_error(Oracle(batch, {"obs": predicted}, 9), batch, 9)  # type: ignore[arg-type]
     figure = plot_open_loop_error(errors)
     assert len(figure.axes[0].lines) == 3  # observation, reward and the line of a model that knows the mean
+
+
+def test_open_loop_error_of_images_choices_and_constants() -> None:
+    """A model that knows the mean or the frequencies alone has an error of about 1, and nothing constant blows up."""
+    generator = th.Generator().manual_seed(0)
+    image = th.randint(0, 256, (8, 40, 3, 5, 4), generator=generator, dtype=th.uint8)
+    choices = th.eye(50)[th.randint(0, 3, (8, 40), generator=generator)]  # 47 of the 50 are never made
+    bits = th.cat([(th.rand(8, 40, 2, generator=generator) < 0.1).float(), th.ones(8, 40, 3)], -1)
+    vector = th.cat([th.randn(8, 40, 1, generator=generator), th.full((8, 40, 1), 5.0)], -1)
+    dark = th.zeros(8, 40, 1, 2, 2, dtype=th.uint8)
+    obs = {"image": image, "choices": choices, "bits": bits, "vector": vector, "dark": dark}
+    batch = make_batch(obs)
+    ignorant = {name: value.float().mean((0, 1), keepdim=True).expand(value.shape) for name, value in obs.items()}
+    ignorant["image"] = th.full(image.shape, image.float().mean().item())
+    ignorant["vector"] = ignorant["vector"] + th.tensor([0.0, 0.1])  # of a constant: in its own units
+    errors = open_loop_error(Oracle(batch, ignorant, 2), batch, 2)  # type: ignore[arg-type]
+    for name in ("image", "choices", "bits"):
+        assert errors[name].shape == (38,) and abs(np.sqrt((errors[name] ** 2).mean()) - 1) < 0.05, name
+    assert np.isclose((errors["vector"] ** 2).mean(), (1 + 0.1**2) / 2, atol=0.05) and (errors["dark"] == 0).all()
+    perfect = open_loop_error(Oracle(batch, {name: value.float() for name, value in obs.items()}, 2), batch, 2)  # type: ignore[arg-type]
+    assert all((error == 0).all() for error in perfect.values())
 
 
 @pytest.mark.parametrize("bad", [dict(every=0), dict(horizon=0), dict(context=0), dict(windows=-1)])
