@@ -34,9 +34,9 @@ TINY: dict[str, Any] = dict(
 )
 
 
-def tiny_dreamer(env: Any = "envs:ContinuousPendulum-v0", **kwargs: Any) -> Dreamer:
+def tiny_dreamer(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPolicy", **kwargs: Any) -> Dreamer:
     """A Dreamer that learns in seconds (nothing useful)."""
-    return Dreamer("MlpPolicy", env, **{**TINY, "seed": 0, **kwargs})
+    return Dreamer(policy, env, **{**TINY, "seed": 0, **kwargs})
 
 
 class Clock(gym.Env):

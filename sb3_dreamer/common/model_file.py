@@ -80,6 +80,9 @@ def read_header(file: File, algorithm: type) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(file) as archive:
+            # weights are zip files too: of a file cut short, the last whole one inside may be taken for the file itself
+            if min((part.header_offset for part in archive.infolist()), default=1) > 0:
+                raise zipfile.BadZipFile("its end is missing")
             broken = archive.testzip()
             if broken is not None:
                 raise ValueError(f"it is damaged: the checksum of its part {broken!r} is wrong")

@@ -123,9 +123,9 @@ class SavingAlgorithm(BaseAlgorithm):
                 return cls._load_plain(file, header, env, device, force_reset, {**(custom_objects or {}), **kwargs})
             model = super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except ValueError as wrong:
-            raise ValueError(f"{_name(path)} cannot be loaded: {wrong}") from wrong
+            raise ValueError(f"{_name(file)} cannot be loaded: {wrong}") from wrong
         except (RuntimeError, KeyError, EOFError, AssertionError) as wrong:
-            raise ValueError(f"{_name(path)} cannot be loaded, its content does not fit: {wrong}") from wrong
+            raise ValueError(f"{_name(file)} cannot be loaded, its content does not fit: {wrong}") from wrong
         finally:
             if file is not path:
                 file.close()
@@ -219,7 +219,7 @@ class SavingAlgorithm(BaseAlgorithm):
                 file, self.observation_codec, signature, device=self.device, online=self.online_replay, storage_path=storage
             )
         except ValueError as wrong:
-            raise ValueError(f"The replay {_name(path)} cannot be loaded: {wrong}.") from wrong
+            raise ValueError(f"The replay {_name(file)} cannot be loaded: {wrong}.") from wrong
         finally:
             if file is not path:
                 file.close()
@@ -227,7 +227,7 @@ class SavingAlgorithm(BaseAlgorithm):
             buffer, truncate_last_traj = buffer.redistribute(self.n_envs), True
         if buffer.capacity <= self.batch_length:
             raise ValueError(
-                f"The replay {_name(path)} has room for {buffer.capacity} rows of each environment, windows of "
+                f"The replay {_name(file)} has room for {buffer.capacity} rows of each environment, windows of "
                 f"batch_length + 1 = {self.batch_length + 1} rows do not fit: use a model with a smaller batch_length."
             )
         self.replay_buffer = buffer
@@ -238,5 +238,5 @@ class SavingAlgorithm(BaseAlgorithm):
             self._last_state = None
 
 
-def _name(path: Any) -> str:
-    return str(path) if isinstance(path, str | pathlib.Path) else "The open file"
+def _name(file: Any) -> str:
+    return str(getattr(file, "name", "the open file"))

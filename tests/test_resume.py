@@ -1,0 +1,164 @@
+"""A run that was stopped, saved, loaded elsewhere and continued is the run that was never stopped."""
+
+import pathlib
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from conftest import Clock, assert_equal_weights, tiny_dreamer, weights_of
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
+
+import envs
+from sb3_dreamer import Dreamer
+
+STOP, END = 133, 190
+
+
+class SaveAt(BaseCallback):
+    """Saves model, replay and environments at one step."""
+
+    def __init__(self, step: int, folder: pathlib.Path) -> None:
+        super().__init__()
+        self.step, self.folder = step, folder
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.model.save(self.folder / "model")
+            self.model.save_replay_buffer(self.folder / "replay")  # type: ignore[attr-defined]
+            states = [envs.get_env_state(env) for env in self.training_env.envs]  # type: ignore[attr-defined]
+            (self.folder / "envs").write_bytes(pickle.dumps(states))
+        return True
+
+
+def options(case: str) -> dict[str, Any]:
+    cases: dict[str, dict[str, Any]] = {
+        "plain": {},
+        # 0.75 updates a step: what is owed at the moment of saving matters, and so does the schedule
+        "debt": dict(train_ratio=24, learning_rate=LinearSchedule(1e-3, 1e-4, 1.0), actor_learning_rate=None),
+        "queue": dict(online_replay=True, policy_kwargs=dict(size="debug", latent="categorical")),
+        "wrapped": dict(buffer_size=100),
+        "warmup": dict(learning_starts=150),
+        "two": {},
+    }
+    return cases[case]
+
+
+def resume(folder: pathlib.Path, n_envs: int) -> Dreamer:
+    env = make_vec_env("envs:ContinuousPendulum-v0", n_envs)
+    for single, state in zip(env.envs, pickle.loads((folder / "envs").read_bytes()), strict=True):  # type: ignore[attr-defined]
+        envs.set_env_state(single, state)
+    model = Dreamer.load(folder / "model", env, device="cpu", force_reset=False)
+    model.load_replay_buffer(folder / "replay")
+    return model
+
+
+@pytest.mark.parametrize("case", ["plain", "debt", "queue", "wrapped", "warmup", "two"])
+def test_stopped_and_continued_equals_never_stopped(case: str, tmp_path: pathlib.Path) -> None:
+    n_envs = 2 if case == "two" else 1
+    stop = STOP + STOP % n_envs
+    straight = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", n_envs, seed=0), **options(case))
+    straight.learn(END, callback=SaveAt(stop, tmp_path))
+    th.manual_seed(999)  # whatever happened since
+    continued = resume(tmp_path, n_envs)
+    assert continued.num_timesteps == stop
+    continued.learn(END - stop, reset_num_timesteps=False)
+    assert continued.num_timesteps == straight.num_timesteps and continued._n_updates == straight._n_updates > 0
+    assert_equal_weights(weights_of(straight), weights_of(continued))
+    ours, theirs = (model.policy.optimizer.state_dict()["state"] for model in (straight, continued))
+    assert all(th.equal(ours[i]["exp_avg"], theirs[i]["exp_avg"]) for i in ours)
+    assert straight.replay_buffer is not None and continued.replay_buffer is not None
+    for name in ("_action", "_reward", "_is_first", "_is_last", "_deter"):
+        first, second = getattr(straight.replay_buffer, name), getattr(continued.replay_buffer, name)
+        used = min(first.shape[1], second.shape[1])
+        assert np.array_equal(first[:, :used], second[:, :used]), name
+    assert straight._last_obs is not None and np.array_equal(straight._last_obs, continued._last_obs)  # type: ignore[arg-type]
+
+
+CHILD = """
+import pathlib, sys
+sys.path.insert(0, {tests!r})
+import torch as th
+th.set_num_threads(1)
+from test_resume import resume
+model = resume(pathlib.Path({folder!r}), 1)
+batch, _ = model.sample_replay(4, 8)
+th.manual_seed(5)
+losses = {{name: loss.detach() for name, loss in model.world_model.loss(batch)[1].items()}}
+th.save(losses, {folder!r} + "/losses")
+model = resume(pathlib.Path({folder!r}), 1)
+model.learn({steps}, reset_num_timesteps=False)
+th.save(model.policy.state_dict(), {folder!r} + "/weights")
+"""
+
+
+def test_in_a_fresh_process(tmp_path: pathlib.Path) -> None:
+    straight = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 1, seed=0))
+    straight.learn(END, callback=SaveAt(STOP, tmp_path))
+    here = resume(tmp_path, 1)
+    batch, _ = here.sample_replay(4, 8)
+    th.manual_seed(5)
+    losses = {name: loss.detach() for name, loss in here.world_model.loss(batch)[1].items()}
+    code = CHILD.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path), steps=END - STOP)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    there = th.load(tmp_path / "losses")
+    assert all(th.equal(losses[name], there[name]) for name in losses)
+    assert_equal_weights(weights_of(straight), th.load(tmp_path / "weights"))
+
+
+def test_the_episode_is_reset_unless_it_is_told_to_go_on(tmp_path: pathlib.Path) -> None:
+    tiny_dreamer(Clock(length=100)).learn(30, callback=None).save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", env=Clock(length=100), device="cpu")
+    assert loaded._last_obs is None
+    loaded.learn(5, reset_num_timesteps=False)
+    assert loaded.replay_buffer is not None and loaded.replay_buffer._is_first[0, 0]
+    assert loaded.replay_buffer._obs["obs"][0, :5, 1].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_replay_of_another_moment_ends_the_open_episode(tmp_path: pathlib.Path) -> None:
+    env = gym.make("envs:ContinuousPendulum-v0")
+    model = tiny_dreamer(env)
+    model.learn(30)
+    model.save_replay_buffer(tmp_path / "early")
+    model.learn(20, reset_num_timesteps=False)
+    model.save(tmp_path / "model")
+    for truncate in (False, True):
+        loaded = Dreamer.load(tmp_path / "model", env, device="cpu", force_reset=False)
+        assert loaded._last_state is not None
+        model.save_replay_buffer(tmp_path / "late")
+        loaded.load_replay_buffer(tmp_path / "late", truncate_last_traj=truncate)
+        assert (loaded._last_state is None) == truncate
+    loaded.load_replay_buffer(tmp_path / "early")
+    assert loaded._last_state is None
+
+
+def test_a_new_seed_gives_new_random_numbers(tmp_path: pathlib.Path) -> None:
+    tiny_dreamer().learn(60).save(tmp_path / "model")
+    env = make_vec_env("envs:ContinuousPendulum-v0", 1)
+    assert Dreamer.load(tmp_path / "model", env)._random_state is not None
+    assert Dreamer.load(tmp_path / "model", env, seed=5)._random_state is None
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 2)])
+def test_a_replay_of_another_number_of_environments(before: int, after: int, tmp_path: pathlib.Path) -> None:
+    model = tiny_dreamer(make_vec_env(lambda: Clock(length=6), before)).learn(90)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    loaded = Dreamer.load(tmp_path / "model", make_vec_env(lambda: Clock(length=6), after), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "replay")
+    old, new = model.replay_buffer, loaded.replay_buffer
+    assert old is not None and new is not None
+    assert new.n_envs == after and new.size() == old.size()
+    batch, _ = new.sample(300, 8)
+    clock, first = batch.obs["obs"][..., 1], batch.is_first.bool()
+    assert ((clock[:, 1:] == clock[:, :-1] + 1) | first[:, 1:]).all()  # rows follow each other, or an episode begins
+    assert th.equal(batch.reward, th.where(first & (clock > 0), batch.reward, clock))
+    updates = loaded._n_updates
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded._n_updates > updates
