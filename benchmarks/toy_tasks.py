@@ -19,6 +19,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "ContinuousPendulumNoVelocity-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=3250),
     "SequenceMemory-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=2500),
     "DelayedRecall-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=8000, eval_every=250, n_eval_episodes=60),
+    "ContinuousPendulumPixels-v0": dict(algos=["dreamer"], seeds=3, total_timesteps=3500, eval_every=250),
     # baselines, on folders of their own as they run longer
     "ContinuousPendulum-v0/sac": dict(algos=["sac"], seeds=5, total_timesteps=5000),
     "ContinuousPendulum-v0/ppo": dict(algos=["ppo"], seeds=3, total_timesteps=50_000, eval_every=2500),

@@ -1,13 +1,18 @@
 """Bad input: a ValueError that says what and what to do, before anything is changed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from conftest import Clock, assert_equal_weights, tiny_dreamer, weights_of
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_dreamer import Dreamer
+from sb3_dreamer.common.types import SequenceBatch
 
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(batch_length=5000), "batch_length=5000 needs 5001 rows .* buffer_size=2000"),
@@ -163,3 +168,60 @@ def test_imagine_refuses_what_does_not_fit() -> None:
         model.imagine(obs, 5, actions=np.zeros((4, 1)))
     with pytest.raises(ValueError, match=r"need \(2, 5, 1\)"):
         model.imagine(np.zeros((2, 3), dtype=np.float32), 5, actions=np.zeros((5, 1)))
+
+
+class Poisoned:
+    """Makes a loss NaN at some updates."""
+
+    def __init__(self, model: Dreamer, when: Callable[[int], bool]) -> None:
+        self.loss, self.when, self.calls = model.world_model.loss, when, 0
+        model.world_model.loss = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, batch: SequenceBatch) -> Any:
+        posterior, losses, metrics = self.loss(batch)
+        self.calls += 1
+        if self.when(self.calls):
+            losses["reward"] = losses["reward"] * float("nan")
+        return posterior, losses, metrics
+
+
+def but_ranges(weights: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
+    """The running range of imagined returns follows them where they are finite, also in a skipped update."""
+    return {name: value for name, value in weights.items() if name not in ("return_low", "return_high")}
+
+
+def test_updates_that_are_not_finite_are_skipped_and_counted() -> None:
+    model = tiny_dreamer().learn(48)
+    poisoned = Poisoned(model, lambda call: call % 2 == 1)
+    updates, before = model._n_updates, weights_of(model)
+    model.train(1)
+    assert model._n_updates == updates and model._skipped_updates == 1
+    assert_equal_weights(but_ranges(before), but_ranges(weights_of(model)))  # averages and slow critic as well
+    model.train(5)
+    assert model._n_updates == updates + 3 and model._skipped_updates == 3 and poisoned.calls == 6
+    assert all(th.isfinite(value).all() for value in weights_of(model).values())
+    model.dump_logs()
+    assert model.logger.name_to_value == {}
+
+
+def test_too_many_skipped_updates_are_an_error_and_leave_a_savable_model(tmp_path) -> None:
+    model = tiny_dreamer().learn(48)
+    before = weights_of(model)
+    Poisoned(model, lambda call: True)
+    with pytest.raises(FloatingPointError, match="20 updates in a row had a loss or gradient with NaN"):
+        model.train(100)
+    assert_equal_weights(but_ranges(before), but_ranges(weights_of(model)))
+    assert model._skipped_updates == 20
+    del model.world_model.loss
+    model.save(tmp_path / "model")
+    assert Dreamer.load(tmp_path / "model")._skipped_updates == 20
+
+
+def test_returns_that_are_not_finite_do_not_enter_the_running_range() -> None:
+    policy = tiny_dreamer().policy
+    policy.update_return_range(th.tensor([0.0, 100.0]))
+    low, high = float(policy.return_low), float(policy.return_high)
+    policy.update_return_range(th.tensor([float("nan"), 1.0]))
+    policy.update_return_range(th.tensor([float("inf"), float("-inf")]))
+    assert np.isfinite([float(policy.return_low), float(policy.return_high)]).all()
+    assert abs(float(policy.return_low) - low) < 1 and abs(float(policy.return_high) - high) < 1

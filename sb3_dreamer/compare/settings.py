@@ -31,7 +31,6 @@ from sb3_dreamer.world_models import RSSM
 
 _CONTINUOUS = (spaces.Box,)
 _DISCRETE = (spaces.Discrete,)
-_PLAIN = (spaces.Box, spaces.Discrete)
 _ANY = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -45,8 +44,8 @@ class Algorithm:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "dreamer": Algorithm("sb3_dreamer:Dreamer", _PLAIN),
-    "dreamer_v3": Algorithm("sb3_dreamer:Dreamer", _PLAIN, preset="sb3_dreamer.dreamer:DREAMER_V3"),
+    "dreamer": Algorithm("sb3_dreamer:Dreamer", _ANY),
+    "dreamer_v3": Algorithm("sb3_dreamer:Dreamer", _ANY, preset="sb3_dreamer.dreamer:DREAMER_V3"),
     "a2c": Algorithm("stable_baselines3:A2C", _ANY),
     "ddpg": Algorithm("stable_baselines3:DDPG", _CONTINUOUS),
     "dqn": Algorithm("stable_baselines3:DQN", _DISCRETE),

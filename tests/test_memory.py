@@ -1,0 +1,82 @@
+"""What a replay takes of memory and disk."""
+
+import pathlib
+import warnings
+
+import numpy as np
+import pytest
+from conftest import Clock, assert_equal_weights, tiny_dreamer, weights_of
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_dreamer import Dreamer
+from sb3_dreamer.common import memory
+
+
+class Pictures(Clock):
+    observation_space = spaces.Box(0, 255, (64, 64, 3), dtype=np.uint8)
+
+    def _obs(self) -> np.ndarray:
+        return np.full((64, 64, 3), self.clock, dtype=np.uint8)
+
+
+def test_images_are_stored_once_as_bytes() -> None:
+    model = tiny_dreamer(Pictures(length=1000), policy="CnnPolicy", buffer_size=1000).learn(20)
+    buffer = model.replay_buffer
+    assert buffer is not None and buffer._obs["obs"].dtype == np.uint8
+    picture = 64 * 64 * 3
+    assert picture < buffer.row_bytes < picture + 200
+    sb3 = ReplayBuffer(1000, Pictures.observation_space, Pictures.action_space, device="cpu")
+    arrays = (sb3.observations, sb3.next_observations, sb3.actions, sb3.rewards, sb3.dones, sb3.timeouts)
+    assert buffer.row_bytes < 0.51 * sum(array.nbytes for array in arrays) / 1000
+
+
+def test_the_warning_comes_with_the_first_row_and_not_when_loading(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = tiny_dreamer(Pictures(), policy="CnnPolicy", buffer_size=1_000_000)
+        model.save(tmp_path / "model")
+        loaded = Dreamer.load(tmp_path / "model", device="cpu")
+        loaded.predict(np.zeros((64, 64, 3), dtype=np.uint8))
+        assert loaded.replay_buffer is not None and loaded.replay_buffer._obs["obs"].nbytes == 0
+    with pytest.warns(UserWarning, match=r"apparently enough memory .* 12\.\d\dGB > 1\.00GB"):
+        model.learn(2)
+
+
+def test_available_memory_is_plausible() -> None:
+    available = memory.available_memory()
+    assert available is not None and 2**24 < available < 2**50
+
+
+def test_a_replay_on_disk_learns_the_same_and_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "rows"
+    in_memory = tiny_dreamer(buffer_size=70).learn(120)
+    on_disk = tiny_dreamer(buffer_size=70, replay_buffer_kwargs=dict(storage_path=folder)).learn(120)
+    assert_equal_weights(weights_of(in_memory), weights_of(on_disk))
+    (replay,) = folder.iterdir()
+    assert any(replay.iterdir()) and isinstance(on_disk.replay_buffer._obs["obs"], np.memmap)  # type: ignore[union-attr]
+    on_disk.save(tmp_path / "model")
+    on_disk.save_replay_buffer(tmp_path / "replay")
+    loaded = Dreamer.load(tmp_path / "model", device="cpu")
+    loaded.load_replay_buffer(tmp_path / "replay")
+    assert isinstance(loaded.replay_buffer._action, np.memmap)  # type: ignore[union-attr]
+    assert np.array_equal(loaded.replay_buffer._action, in_memory.replay_buffer._action)  # type: ignore[union-attr]
+    del on_disk, loaded
+    import gc
+
+    gc.collect()
+    assert not list(folder.iterdir())
+
+
+def test_a_disk_without_room_is_told(tmp_path: pathlib.Path) -> None:
+    model = tiny_dreamer(Pictures(), policy="CnnPolicy", buffer_size=10**12, replay_buffer_kwargs=dict(storage_path=tmp_path))
+    with pytest.warns(UserWarning, match=r"may grow to .*GB, but .*GB are free"), pytest.raises((OSError, ValueError)):
+        model.learn(1)
+
+
+def test_unknown_replay_arguments() -> None:
+    with pytest.raises(ValueError, match="replay_buffer_kwargs has no 'path': it takes 'storage_path'"):
+        tiny_dreamer(replay_buffer_kwargs=dict(path="x"))
