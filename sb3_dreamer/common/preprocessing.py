@@ -226,6 +226,26 @@ class ObservationCodec:
             return {name: maybe_transpose(np.asarray(obs[name]), space) for name, space in self.space.spaces.items()}
         return maybe_transpose(np.asarray(obs), self.space)
 
+    def is_batch(self, obs: Any) -> bool:
+        """
+        :param obs: one observation or a batch, images channels first
+        :return: whether it is a batch
+        :raises ValueError: its shape is neither
+        """
+        found = set()
+        for key in self.keys:
+            shape = np.shape(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
+            if shape != key.shape and shape[1:] != key.shape:
+                where = f"of key {key.name!r} " if isinstance(self.space, spaces.Dict) else ""
+                raise ValueError(
+                    f"Unexpected observation shape {shape} {where}for {self.space}: use {key.shape} for one observation or "
+                    f"{('n_env', *key.shape)} for a batch."
+                )
+            found.add(len(shape) > len(key.shape))
+        if len(found) > 1:
+            raise ValueError("Some keys of the observation are batches and others are not: use a batch axis for all or none.")
+        return found.pop()
+
     def normalize(self, arrays: dict[str, np.ndarray], env: VecNormalize) -> dict[str, np.ndarray]:
         """
         :param arrays: stored observations, each ``(..., *shape)``

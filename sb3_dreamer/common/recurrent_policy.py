@@ -9,7 +9,6 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import is_vectorized_observation
 
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.common.types import LatentState
@@ -151,8 +150,7 @@ class RecurrentModelPolicy(BasePolicy):
         if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
             raise ValueError("observation is a tuple of two: did you pass what env.reset() returned? Use its first part.")
         observation = self.observation_codec.transpose(observation)
-        # SB3's annotation forgets the dictionaries that the function handles
-        vectorized = is_vectorized_observation(observation, self.observation_space)  # type: ignore[arg-type]
+        vectorized = self.observation_codec.is_batch(observation)
         obs = self.observation_codec.to_arrays(observation)
         n = len(next(iter(obs.values())))
         if state is None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.utils import is_vectorized_observation
 
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.dreamer.policies import DreamerPolicy
@@ -51,7 +50,7 @@ def imagine_from_observations(
         raise ValueError(f"horizon must be at least 1, got {horizon}.")
     policy.set_training_mode(False)
     obs = policy.observation_codec.transpose(obs)
-    single = not is_vectorized_observation(obs, policy.observation_space)
+    single = not policy.observation_codec.is_batch(obs)
     arrays = policy.observation_codec.to_arrays(obs)
     n = len(next(iter(arrays.values())))
     plan = _checked_actions(policy, actions, n, horizon, single)

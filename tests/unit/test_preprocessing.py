@@ -178,3 +178,16 @@ def test_several_discrete_actions() -> None:
 def test_unsupported_actions(space: spaces.Space, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ActionCodec(space)
+
+
+def test_one_observation_or_a_batch() -> None:
+    grid = ObservationCodec(spaces.MultiDiscrete([[2, 3], [4, 1]]))
+    assert not grid.is_batch(np.zeros((2, 2))) and grid.is_batch(np.zeros((5, 2, 2)))
+    scalar = ObservationCodec(spaces.Box(-1, 1, ()))
+    assert not scalar.is_batch(0.5) and scalar.is_batch(np.zeros(3))
+    with pytest.raises(ValueError, match=r"Unexpected observation shape \(3,\) for MultiDiscrete.* use \(2, 2\)"):
+        grid.is_batch(np.zeros(3))
+    both = ObservationCodec(spaces.Dict(a=spaces.Discrete(2), b=spaces.MultiBinary(2)))
+    assert both.is_batch({"a": np.zeros(3), "b": np.zeros((3, 2))})
+    with pytest.raises(ValueError, match="Some keys of the observation are batches"):
+        both.is_batch({"a": 1, "b": np.zeros((3, 2))})
