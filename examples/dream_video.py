@@ -14,7 +14,7 @@ from sb3_dreamer.common.video import draw_whole_windows, film_strip, open_loop_v
 CONTEXT, HORIZON = 5, 45
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--total-timesteps", type=int, default=2000)
+parser.add_argument("--total-timesteps", type=int, default=1500)
 parser.add_argument("--out", default="runs/dream_video")
 args = parser.parse_args()
 out = pathlib.Path(args.out)

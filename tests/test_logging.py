@@ -16,8 +16,9 @@ from stable_baselines3.common.callbacks import (
     StopTrainingOnMaxEpisodes,
 )
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_dreamer.common.callbacks import OpenLoopErrorCallback, open_loop_error, plot_open_loop_error
+from sb3_dreamer.common.callbacks import OpenLoopErrorCallback, draw_windows, open_loop_error, plot_open_loop_error
 
 
 def test_keys_and_values(tmp_path: pathlib.Path) -> None:
@@ -164,6 +165,15 @@ def test_open_loop_error_of_images_choices_and_constants() -> None:
     assert np.isclose((errors["vector"] ** 2).mean(), (1 + 0.1**2) / 2, atol=0.05) and (errors["dark"] == 0).all()
     perfect = open_loop_error(Oracle(batch, {name: value.float() for name, value in obs.items()}, 2), batch, 2)  # type: ignore[arg-type]
     assert all((error == 0).all() for error in perfect.values())
+
+
+def test_windows_are_drawn_as_the_policy_sees_them() -> None:
+    """A replay under VecNormalize keeps what the environment gave."""
+    env = VecNormalize(DummyVecEnv([lambda: Clock(length=10)]))
+    model = tiny_dreamer(env, learning_starts=1000).learn(60)
+    seen = draw_windows(model, 50, 8).obs["obs"].numpy()
+    clocks = env.unnormalize_obs(seen)[..., 1]
+    assert np.abs(seen).max() < 5 and np.allclose(clocks, clocks.round(), atol=1e-2) and clocks.max() > 9.9
 
 
 @pytest.mark.parametrize("bad", [dict(every=0), dict(horizon=0), dict(context=0), dict(windows=-1)])

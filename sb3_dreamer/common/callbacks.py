@@ -46,9 +46,9 @@ def draw_windows(model: Any, windows: int, length: int) -> SequenceBatch:
     :param model: an algorithm with a sequence replay
     :param windows: B
     :param length: T
-    :return: replayed windows, drawn uniformly
+    :return: replayed windows as the policy sees observations, drawn uniformly
     """
-    batch, _ = model.replay_buffer.sample(batch_size=windows, batch_length=length, uniform=True)
+    batch, _ = model.sample_replay(batch_size=windows, batch_length=length, uniform=True)
     return batch
 
 
