@@ -185,7 +185,7 @@ def test_one_observation_or_a_batch() -> None:
     assert not grid.is_batch(np.zeros((2, 2))) and grid.is_batch(np.zeros((5, 2, 2)))
     scalar = ObservationCodec(spaces.Box(-1, 1, ()))
     assert not scalar.is_batch(0.5) and scalar.is_batch(np.zeros(3))
-    with pytest.raises(ValueError, match=r"Unexpected observation shape \(3,\) for MultiDiscrete.* use \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"(?s)Unexpected observation shape \(3,\) for MultiDiscrete.* use \(2, 2\)"):
         grid.is_batch(np.zeros(3))
     both = ObservationCodec(spaces.Dict(a=spaces.Discrete(2), b=spaces.MultiBinary(2)))
     assert both.is_batch({"a": np.zeros(3), "b": np.zeros((3, 2))})
