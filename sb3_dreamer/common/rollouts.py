@@ -10,12 +10,27 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_dreamer.common.bookkeeping import MetricMeans, check_finite
 from sb3_dreamer.common.preprocessing import batched
 from sb3_dreamer.common.saving import SavingAlgorithm
 from sb3_dreamer.common.types import RowIndex, SequenceBatch
+
+
+def wait_for_workers(env: VecEnv) -> None:
+    """
+    Wait until every worker of a SubprocVecEnv has answered. A forked worker inherits the pipes of its siblings, so that SB3
+    alone would wait for ever for one that has died.
+
+    :param env: any VecEnv, unwrapped
+    :raises EOFError: a worker has died
+    """
+    if isinstance(env, SubprocVecEnv):
+        for remote, process in zip(env.remotes, env.processes, strict=True):
+            while not remote.poll(1.0):
+                if not process.is_alive() and not remote.poll(0):
+                    raise EOFError(f"{process.name} is dead, exit code {process.exitcode}")
 
 
 class RolloutAlgorithm(SavingAlgorithm):
@@ -124,11 +139,14 @@ class RolloutAlgorithm(SavingAlgorithm):
 
     @staticmethod
     def _step_env(env: VecEnv, actions: np.ndarray) -> Any:
+        """``env.step``, which does not wait for worker processes that have died."""
         try:
-            return env.step(actions)
+            env.step_async(actions)
+            wait_for_workers(env.unwrapped)
+            return env.step_wait()
         except (EOFError, BrokenPipeError, ConnectionResetError) as gone:
             raise RuntimeError(
-                f"A worker process of {env} has died while it stepped (killed, out of memory, or crashed: see its output). "
+                f"A worker process of {type(env.unwrapped).__name__} has died while it stepped (killed, out of memory, or crashed: see its output). "
                 "The model is whole and can be saved; to go on, make a new environment and call set_env()."
             ) from gone
 

@@ -233,7 +233,7 @@ class OpenLoopVideoCallback(OpenLoopCallback):
         has_tensorboard = any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats)
         if has_tensorboard and not self._strips and not _can_encode_videos():
             self._strips = True
-            warnings.warn('Videos in TensorBoard need moviepy (pip install "sb3-dreamer[video]"): film strips are logged instead.')
+            warnings.warn('Videos in TensorBoard need moviepy (pip install "sb3-dreamer[video]"): film strips are logged.')
 
     def _look(self) -> None:
         batch = draw_whole_windows(self.model, self.windows, self.context + self.horizon, self.context)
