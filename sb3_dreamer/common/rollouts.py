@@ -146,8 +146,9 @@ class RolloutAlgorithm(SavingAlgorithm):
             return env.step_wait()
         except (EOFError, BrokenPipeError, ConnectionResetError) as gone:
             raise RuntimeError(
-                f"A worker process of {type(env.unwrapped).__name__} has died while it stepped (killed, out of memory, or crashed: see its output). "
-                "The model is whole and can be saved; to go on, make a new environment and call set_env()."
+                f"A worker process of {type(env.unwrapped).__name__} has died while it stepped (killed, out of memory, or "
+                "crashed: see its output). The model is whole and can be saved; to go on, make a new environment and call "
+                "set_env()."
             ) from gone
 
     def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
