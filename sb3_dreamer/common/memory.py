@@ -72,6 +72,3 @@ class DiskArrays:
             )
         self._count += 1
         return np.memmap(self.folder / f"{self._count}.dat", dtype=dtype, mode="w+", shape=shape)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DiskArrays:
-        raise TypeError("A replay on disk cannot be deep-copied: save it with save_replay_buffer() instead.")

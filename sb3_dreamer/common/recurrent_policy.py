@@ -169,5 +169,7 @@ class RecurrentModelPolicy(BasePolicy):
         :param deterministic: modes instead of samples
         :return: actions in the action space
         """
-        array = observation.cpu().numpy() if isinstance(observation, th.Tensor) else observation
-        return th.as_tensor(self.predict(array, deterministic=deterministic)[0], device=self.device)
+        parts = dict(observation) if isinstance(observation, dict) else {"obs": observation}
+        arrays = {name: part.cpu().numpy() if isinstance(part, th.Tensor) else part for name, part in parts.items()}
+        actions, _ = self.predict(arrays if isinstance(observation, dict) else arrays["obs"], deterministic=deterministic)
+        return th.as_tensor(actions, device=self.device)
