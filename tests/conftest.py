@@ -9,6 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # one thread in child processes too: threads that wait for each other on a busy machine take minutes for seconds of work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -37,6 +38,15 @@ TINY: dict[str, Any] = dict(
 def tiny_dreamer(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPolicy", **kwargs: Any) -> Dreamer:
     """A Dreamer that learns in seconds (nothing useful)."""
     return Dreamer(policy, env, **{**TINY, "seed": 0, **kwargs})
+
+
+ALGORITHMS: dict[str, Callable[..., Any]] = {"dreamer": tiny_dreamer}
+"""Makes a tiny model of every algorithm, from an environment, ``policy`` and other arguments."""
+
+
+@pytest.fixture(scope="session", params=ALGORITHMS.values(), ids=ALGORITHMS)
+def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    return request.param
 
 
 class Clock(gym.Env):

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from conftest import Clock, assert_equal_weights, tiny_dreamer, weights_of
-from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_dreamer import Dreamer
@@ -49,23 +47,6 @@ def test_too_few_first_steps_for_many_environments() -> None:
         tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 4), learning_starts=30)
     model = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 30), learning_starts=None)
     assert model._first_update_at() == 270
-
-
-@pytest.mark.parametrize(
-    ("observations", "actions", "message"),
-    [
-        (spaces.Tuple([spaces.Discrete(2)]), spaces.Discrete(2), "observation space Tuple.* is not supported"),
-        (spaces.Text(4), spaces.Discrete(2), "observation space Text.* is not supported"),
-        (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), "infinite bounds"),
-        (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), spaces.Discrete(2), "Nested observation spaces are not supported"),
-        (spaces.Discrete(2), spaces.Tuple([spaces.Discrete(2)]), "Action space Tuple.* is not supported"),
-    ],
-)
-def test_spaces(observations: spaces.Space, actions: spaces.Space, message: str) -> None:
-    env = gym.Env()
-    env.observation_space, env.action_space = observations, actions
-    with pytest.raises(ValueError, match=message):
-        tiny_dreamer(env)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -125,38 +106,6 @@ def test_bad_environment_is_named_by_its_index() -> None:
     model = tiny_dreamer(DummyVecEnv([Clock, Broken]))
     with pytest.raises(ValueError, match="from environment 1, key 'obs'"):
         model.learn(100)
-
-
-class Interrupting(Clock):
-    """Ctrl-C at a step."""
-
-    at = 55
-
-    def __init__(self) -> None:
-        super().__init__(length=20)
-        self.steps = 0
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        if self.steps == self.at:
-            raise KeyboardInterrupt
-        return super().step(action)
-
-
-def test_interrupt_leaves_a_model_that_saves_and_learns_on(tmp_path) -> None:
-    model = tiny_dreamer(Interrupting())
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(100)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "replay")
-    loaded = type(model).load(tmp_path / "model", env=Clock(), device="cpu")
-    assert_equal_weights(weights_of(model), weights_of(loaded))
-    assert loaded.num_timesteps == 54
-    model.learn(30, reset_num_timesteps=False)  # what the environment was doing is unknown: it starts an episode
-    assert model.num_timesteps == 84
-    assert model.replay_buffer is not None
-    first = model.replay_buffer._is_first[0, : int(model.replay_buffer._count[0])]
-    assert first[56]  # 54 steps and two ends of episodes make 56 rows; the unanswered step left none
 
 
 def test_imagine_refuses_what_does_not_fit() -> None:

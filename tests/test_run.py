@@ -98,50 +98,6 @@ def test_published_algorithm_learns_a_little() -> None:
     assert model._n_updates > 3 and is_finite(model)
 
 
-@pytest.mark.parametrize(
-    "space",
-    [spaces.Box(-1, 1, (2, 3)), spaces.Box(-5, 5, (1,), dtype=np.float64), spaces.Discrete(4, start=2)],
-)
-def test_observation_spaces(space: spaces.Space) -> None:
-    class Random(Clock):
-        observation_space = space
-
-        def _obs(self) -> Any:
-            return space.sample()
-
-    model = tiny_dreamer(Random()).learn(80)
-    obs = space.sample()
-    action, _ = model.predict(obs, deterministic=True)
-    assert model.action_space.contains(action)
-    dream = model.imagine(obs, 3)
-    assert np.asarray(dream.observations).shape == (4, *(space.shape or ()))
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Box(np.array([-3.0, 0.0], dtype=np.float32), np.array([1.0, 9.0], dtype=np.float32)),
-        spaces.Box(-1, 1, (2, 2), dtype=np.float64),
-        spaces.Discrete(3, start=-1),
-    ],
-)
-def test_action_spaces(space: spaces.Space) -> None:
-    seen = []
-
-    class Watching(Clock):
-        action_space = space
-
-        def step(self, action: Any) -> Any:
-            seen.append(action)
-            assert space.contains(action), action
-            return super().step(action)
-
-    model = tiny_dreamer(Watching(length=7)).learn(100)
-    assert len({str(action) for action in seen}) > 2
-    action, _ = model.predict(np.zeros(2, dtype=np.float32))
-    assert space.contains(action)
-
-
 def test_one_step_episodes_and_constant_observations() -> None:
     model = tiny_dreamer(Clock(length=1)).learn(100)
     assert is_finite(model) and model._episode_num == 100
