@@ -4,7 +4,8 @@ Dreamer with the settings that ``python -m sb3_dreamer.zoo`` ships, on Gymnasium
 ``python benchmarks/classic_control.py [--tasks ...] [--jobs 2]`` runs what is missing under
 ``benchmarks/results/classic_control`` (evaluations, statistics with settings, versions and processor, curves) and prints
 the table. Every run has one torch thread. Steps are those of the agent: behind a wrapper that repeats actions, each is
-several of the task's own.
+several of the task's own. ``tuning.csv`` there: what was tried before, on seed 100 (and the first try of
+``MountainCarContinuous-v0`` on seeds 0 and 1, which made its random phase longer).
 """
 
 import argparse
