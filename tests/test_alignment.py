@@ -97,6 +97,27 @@ def test_learning_on_continues_the_episode_and_learning_anew_starts_one() -> Non
     assert (batch.is_terminal <= batch.is_last).all()
 
 
+def test_learning_on_resets_nothing_and_goes_on_with_the_latent_states() -> None:
+    env = DummyVecEnv([lambda: Clock(length=5), lambda: Clock(length=7)])
+    model = tiny_dreamer(env).learn(48)
+    left, clocks = model._last_state, [clock.unwrapped for clock in env.envs]
+    assert [(clock.episode, clock.clock) for clock in clocks] == [(4, 4), (3, 3)]
+    assert left is not None and all(part.any(axis=1).all() for part in left[:2])
+    given, step = [], model.policy.step
+
+    def noting(obs, state, episode_start, **kwargs):
+        given.append((state, episode_start))
+        return step(obs, state, episode_start, **kwargs)
+
+    model.policy.step = noting  # type: ignore[method-assign]
+    model.learn(2, reset_num_timesteps=False)
+    assert [(clock.episode, clock.clock) for clock in clocks] == [(5, 0), (3, 4)]
+    assert given[0][0] is left and not given[0][1].any()
+    model.learn(2)  # anew: reset, and nothing is remembered
+    assert [(clock.episode, clock.clock) for clock in clocks] == [(6, 1), (4, 1)]
+    assert not any(part.any() for part in given[1][0]) and given[1][1].all()
+
+
 def test_observations_of_a_vecenv_that_overwrites_its_arrays_are_copied() -> None:
     class Overwriting(VecEnvWrapper):
         def reset(self):

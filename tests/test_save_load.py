@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch as th
 from conftest import TINY, Clock, assert_equal_weights, tiny_dreamer, weights_of
-from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_dreamer import Dreamer
@@ -141,16 +140,6 @@ def test_switching_the_average_off_when_loading(tmp_path: pathlib.Path) -> None:
     first = loaded.predict(OBS, deterministic=True)[0]
     loaded.learn(100, reset_num_timesteps=False)
     assert not np.array_equal(first, loaded.predict(OBS, deterministic=True)[0])
-
-
-def test_checkpoint_callback_finds_the_replay(tmp_path: pathlib.Path) -> None:
-    model = tiny_dreamer()
-    model.learn(60, callback=CheckpointCallback(30, str(tmp_path), save_replay_buffer=True))
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {
-        *(f"rl_model_{n}_steps.zip" for n in (30, 60)),
-        *(f"rl_model_replay_buffer_{n}_steps.pkl" for n in (30, 60)),
-    }
 
 
 def test_other_optimizers_and_custom_objects_survive(tmp_path: pathlib.Path) -> None:
