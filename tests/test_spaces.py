@@ -165,18 +165,9 @@ VECTORS: dict[str, Space] = {
     "multi_binary": spaces.MultiBinary(4),
     "multi_binary_matrix": spaces.MultiBinary((2, 3)),
 }
-SEVERAL_CHOICES = "a matrix of choices alone is taken for a batch or refused: SB3's is_vectorized_observation knows rows only"
-XFAIL = {"multi_discrete_square": SEVERAL_CHOICES, "multi_discrete_matrix": SEVERAL_CHOICES}
 
 
-def marked(names: Any) -> list[Any]:
-    return [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=XFAIL[name])] if name in XFAIL else [])
-        for name in names
-    ]
-
-
-@pytest.mark.parametrize("name", marked(VECTORS))
+@pytest.mark.parametrize("name", VECTORS)
 def test_vectors_choices_and_bits(make: Callable[..., Any], name: str) -> None:
     check(make, VECTORS[name], ONE_ACTION, "MlpPolicy")
 
@@ -364,7 +355,7 @@ multi_binaries = st.builds(
 parts = st.one_of(boxes(), images, discretes, multi_discretes, choice_matrices, multi_binaries)
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=5)
 observation_spaces = st.one_of(
-    *(boxes(), images, discretes, multi_discretes, multi_binaries),
+    parts,
     st.dictionaries(names, parts, min_size=1, max_size=4).map(spaces.Dict),
 )
 action_spaces = st.one_of(boxes(bounded=True), discretes, multi_discretes, choice_matrices, multi_binaries)
