@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
     CheckpointCallback,
+    ConvertCallback,
     EvalCallback,
     EveryNTimesteps,
     ProgressBarCallback,
@@ -103,6 +104,19 @@ def test_false_stops_at_once(make: Make, stop_at: int) -> None:
     model.learn(20, reset_num_timesteps=False)
     assert model.num_timesteps == env.steps == stop_at + 20
     assert model._n_updates == {5: 0, 40: 1 + 2, 72: 5 + 2}[stop_at]  # what was due comes first
+
+
+def test_an_error_in_a_callback_loses_no_step(make: Make) -> None:
+    def fail(local: dict[str, Any], _: dict[str, Any]) -> bool:
+        raise ZeroDivisionError
+
+    model = make(Telling(4))
+    with pytest.raises(ZeroDivisionError):
+        model.learn(10, callback=EveryNTimesteps(6, ConvertCallback(fail)))
+    assert model.num_timesteps == 6
+    model.learn(7, reset_num_timesteps=False)
+    clocks = model.replay_buffer._obs["obs"][0, :16, 1].tolist()
+    assert model.num_timesteps == 13 and clocks == [0, 1, 2, 3, 4] * 3 + [0]
 
 
 def test_any_of_several_callbacks_can_stop(make: Make) -> None:
