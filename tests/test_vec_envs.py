@@ -278,9 +278,9 @@ class Dying(Clock):
         return super().step(action)
 
 
-@pytest.fixture
-def dying() -> Iterator[SubprocVecEnv]:
-    env = SubprocVecEnv([functools.partial(Dying, True), functools.partial(Dying, False)], start_method="fork")
+@pytest.fixture(params=[0, 1], ids=["first", "second"])
+def dying(request: pytest.FixtureRequest) -> Iterator[SubprocVecEnv]:
+    env = SubprocVecEnv([functools.partial(Dying, i == request.param) for i in range(2)], start_method="fork")
     yield env
     for process in env.processes:
         process.kill()
