@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from conftest import Clock, assert_equal_weights, tiny_dreamer, weights_of
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_dreamer import Dreamer
 from sb3_dreamer.common.types import SequenceBatch
@@ -15,14 +16,20 @@ from sb3_dreamer.common.types import SequenceBatch
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(batch_length=5000), "batch_length=5000 needs 5001 rows .* buffer_size=2000"),
     (dict(learning_starts=8), "learning_starts=8 is too small .* at least 9"),
-    (dict(batch_size=0), "batch_size must be positive"),
-    (dict(train_ratio=-1), "train_ratio must be positive"),
+    (dict(batch_size=0), "batch_size must be at least 1, got 0"),
+    (dict(batch_size="16"), "batch_size must be a whole number, got '16'"),
+    (dict(buffer_size=float("inf")), "buffer_size must be a whole number, got inf"),
+    (dict(learning_starts=40.5), "learning_starts must be a whole number or None"),
+    (dict(learning_rate=float("nan")), "learning_rate must be a finite number, got nan"),
+    (dict(imagination_starts=3.7), "imagination_starts must be a whole number or None"),
+    (dict(gamma=None), "gamma must be a finite number, got None"),
+    (dict(train_ratio=-1), "train_ratio must be at least 0, got -1"),
     (dict(gamma=1.5), r"gamma must lie in \(0, 1\], got 1.5"),
     (dict(gamma=0.0), "gamma must lie in"),
     (dict(batch_length=8.5), "batch_length must be a whole number"),
     (dict(pretrain_updates=0), "pretrain_updates must be"),
-    (dict(max_grad_norm=-1.0), "max_grad_norm must be positive"),
-    (dict(actor_learning_rate=-1e-3), "actor_learning_rate must not be negative"),
+    (dict(max_grad_norm=-1.0), "max_grad_norm must be at least 0, got -1.0"),
+    (dict(actor_learning_rate=-1e-3), "actor_learning_rate must be at least 0"),
     (dict(actor_gradient="backprop"), "actor_gradient must be 'auto'"),
     (dict(ent_coef=-0.1), "ent_coef must be"),
     (dict(ent_coef="some"), "ent_coef must be"),
@@ -111,12 +118,69 @@ def test_bad_environment_is_named_by_its_index() -> None:
 def test_imagine_refuses_what_does_not_fit() -> None:
     model = tiny_dreamer()
     obs = np.zeros(3, dtype=np.float32)
-    with pytest.raises(ValueError, match="horizon must be at least 1"):
+    with pytest.raises(ValueError, match="horizon must be a whole number of at least 1, got 0"):
         model.imagine(obs, 0)
     with pytest.raises(ValueError, match=r"actions has shape \(4, 1\).* need \(5, 1\)"):
         model.imagine(obs, 5, actions=np.zeros((4, 1)))
     with pytest.raises(ValueError, match=r"need \(2, 5, 1\)"):
         model.imagine(np.zeros((2, 3), dtype=np.float32), 5, actions=np.zeros((5, 1)))
+    with pytest.raises(ValueError, match=r"actions must lie in Box\(-2.0, 2.0"):
+        model.imagine(obs, 2, actions=np.full((2, 1), 3.0, dtype=np.float32))
+
+
+def test_predict_refuses_what_does_not_fit() -> None:
+    model = tiny_dreamer()
+    obs = np.zeros((2, 3), dtype=np.float32)
+    for arguments, message in (
+        (dict(observation=obs * np.nan), "observation 0 has NaN or infinity in key 'obs'"),
+        (dict(observation=obs, episode_start=np.zeros(3, dtype=bool)), "episode_start has 3 entries, but there are 2"),
+        (dict(observation=obs, state=5), "state must hold arrays of 2 rows"),
+        (dict(observation=obs[:, :2]), r"Unexpected observation shape \(2, 2\)"),
+        (dict(observation=(obs, {})), "did you pass what env.reset"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.predict(**arguments)
+    mixed = tiny_dreamer(Mixed(), policy="MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"must be a dictionary with the keys \['a', 'b'\]"):
+        mixed.predict({"a": 1})
+    with pytest.raises(ValueError, match="has a choice that is not in the space in key 'a'"):
+        mixed.predict({"a": 4, "b": np.zeros(2, dtype=np.float32)})
+
+
+class Mixed(Clock):
+    observation_space = gym.spaces.Dict(a=gym.spaces.Discrete(3), b=gym.spaces.Box(-1, 1, (2,)))
+
+    def _obs(self) -> Any:
+        return {"a": 0, "b": np.zeros(2, dtype=np.float32)}
+
+
+def test_schedules_that_give_nonsense_are_named() -> None:
+    for rate in (float("nan"), -1.0):
+        model = tiny_dreamer(learning_rate=lambda progress, rate=rate: rate, actor_learning_rate=1e-3)
+        before = weights_of(model)
+        with pytest.raises(ValueError, match=r"learning rate of the world_model must be .* gave (nan|-1)"):
+            model.learn(60)
+        assert all(th.isfinite(value).all() for value in weights_of(model).values()) and before.keys()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("where", ["reward", "observation"])
+def test_values_that_a_vecnormalize_would_hide(training: bool, where: str) -> None:
+    class Infinite(Clock):
+        def step(self, action: Any) -> Any:
+            obs, reward, *rest = super().step(action)
+            bad = self.episode == 2 and self.clock == 3
+            obs[1] = np.inf if bad and where == "observation" else obs[1]
+            return obs, np.inf if bad and where == "reward" else reward, *rest
+
+    env = VecNormalize(DummyVecEnv([Infinite]), training=training)
+    model = tiny_dreamer(env)
+    with pytest.raises(ValueError, match=r"environment 0.* Correct the environment"), np.errstate(invalid="ignore"):
+        model.learn(60)
+    assert model.replay_buffer is not None
+    count = int(model.replay_buffer.rows_written()[0])
+    assert np.isfinite(model.replay_buffer._reward[0, :count]).all()
+    assert np.isfinite(model.replay_buffer._obs["obs"][0, :count]).all()
 
 
 class Poisoned:

@@ -47,7 +47,6 @@ def test_silence_is_silent(capfd: pytest.CaptureFixture[str], tmp_path: pathlib.
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.xfail(strict=True, reason="SB3's printed table cuts names to 33 characters and refuses two that are alike then")
 def test_long_names_of_keys_can_be_printed(capfd: pytest.CaptureFixture[str]) -> None:
     class Cameras(Clock):
         observation_space = gym.spaces.Dict(

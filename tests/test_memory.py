@@ -1,6 +1,9 @@
 """What a replay takes of memory and disk."""
 
+import errno
+import os
 import pathlib
+import subprocess
 import warnings
 
 import numpy as np
@@ -80,3 +83,48 @@ def test_a_disk_without_room_is_told(tmp_path: pathlib.Path) -> None:
 def test_unknown_replay_arguments() -> None:
     with pytest.raises(ValueError, match="replay_buffer_kwargs has no 'path': it takes 'storage_path'"):
         tiny_dreamer(replay_buffer_kwargs=dict(path="x"))
+
+
+def test_a_full_disk_is_an_error_and_no_end_of_the_process(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = dict(storage_path=tmp_path / "rows")
+    model = tiny_dreamer(Clock(length=20), buffer_size=5000, train_ratio=0.1, replay_buffer_kwargs=storage).learn(45)
+    allocate, calls = os.posix_fallocate, []
+
+    def full(*args: int) -> None:
+        calls.append(args)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"has no space for more rows of the replay.* can be saved") as error:
+        model.learn(2000, reset_num_timesteps=False)
+    assert error.value.errno == errno.ENOSPC and calls
+    rows = model.replay_buffer.size()  # type: ignore[union-attr]
+    assert 1000 < rows < 1100
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "replay")
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    loaded = Dreamer.load(tmp_path / "model", device="cpu")
+    loaded.load_replay_buffer(tmp_path / "replay")
+    assert loaded.replay_buffer is not None and loaded.replay_buffer.size() == rows
+
+
+def test_folders_of_killed_processes_go(tmp_path: pathlib.Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left, alive = tmp_path / f"replay_{dead.pid}_abc", tmp_path / f"replay_{os.getpid()}_abc"
+    left.mkdir()
+    alive.mkdir()
+    tiny_dreamer(replay_buffer_kwargs=dict(storage_path=tmp_path)).learn(3)
+    assert not left.exists() and alive.exists()
+
+
+def test_loading_makes_no_folders(tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "rows"
+    tiny_dreamer(replay_buffer_kwargs=dict(storage_path=folder), tensorboard_log=str(tmp_path / "log")).save(
+        tmp_path / "model"
+    )
+    assert not folder.exists()
+    assert Dreamer.load(tmp_path / "model").replay_buffer_kwargs == dict(storage_path=folder)
+    stranger = Dreamer.load(tmp_path / "model", trusted=False)
+    assert stranger.replay_buffer_kwargs is None and stranger.tensorboard_log is None  # not for this machine
+    assert not folder.exists()

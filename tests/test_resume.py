@@ -162,3 +162,50 @@ def test_a_replay_of_another_number_of_environments(before: int, after: int, tmp
     updates = loaded._n_updates
     loaded.learn(30, reset_num_timesteps=False)
     assert loaded._n_updates > updates
+
+
+class Choosing(Clock):
+    action_space = gym.spaces.Discrete(2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_replay_of_another_moment_is_noticed_though_the_last_actions_agree(seed: int, tmp_path: pathlib.Path) -> None:
+    env = make_vec_env(lambda: Choosing(length=1000), 1)
+    model = tiny_dreamer(env, seed=seed).learn(60)
+    model.save_replay_buffer(tmp_path / "early")
+    model.learn(30, reset_num_timesteps=False)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "late")
+    for name, goes_on in (("early", False), ("late", True)):
+        loaded = Dreamer.load(tmp_path / "model", env, device="cpu", force_reset=False)
+        loaded.load_replay_buffer(tmp_path / name)
+        assert (loaded._last_state is not None) == goes_on
+    model.load_replay_buffer(tmp_path / "late")  # its own, nothing has happened since
+    assert model._last_state is not None
+    model.load_replay_buffer(tmp_path / "early")
+    assert model._last_state is None
+
+
+def test_a_step_that_failed_is_not_gone_on_from(tmp_path: pathlib.Path) -> None:
+    class Failing(Choosing):
+        def step(self, action: Any) -> Any:
+            if self.clock == 51:
+                self.clock += 1
+                raise OSError("lost")
+            return super().step(action)
+
+    env = make_vec_env(lambda: Failing(length=1000), 1)
+    model = tiny_dreamer(env)
+    with pytest.raises(OSError, match="lost"):
+        model.learn(100)
+    model.save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", env, device="cpu", force_reset=False)
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.replay_buffer is not None
+    assert loaded.replay_buffer._obs["obs"][0, :3, 1].tolist() == [0, 1, 2] and loaded.replay_buffer._is_first[0, 0]
+
+
+def test_other_environments_cannot_go_on(tmp_path: pathlib.Path) -> None:
+    tiny_dreamer().learn(50).save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", make_vec_env("envs:ContinuousPendulum-v0", 2), force_reset=False)
+    loaded.learn(60)

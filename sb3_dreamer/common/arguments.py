@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+from collections.abc import Collection
 from typing import Any
+
+
+def check_numbers(
+    model: Any, real: Collection[str] = (), whole: Collection[str] = (), optional: Collection[str] = (), minimum: float = 0
+) -> None:
+    """
+    :param model: the algorithm, with its constructor's arguments as attributes
+    :param real: names of arguments that are finite numbers
+    :param whole: names of arguments that are whole numbers
+    :param optional: those of them that may be None
+    :param minimum: smallest value allowed
+    :raises ValueError: for the first that is not
+    """
+    for name in (*real, *whole):
+        value = getattr(model, name)
+        if value is None and name in optional:
+            continue
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or (name in whole and value != int(value)):
+            kind = "a whole number" if name in whole else "a finite number"
+            raise ValueError(f"{name} must be {kind}{' or None' if name in optional else ''}, got {value!r}.")
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {value}.")
 
 
 def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> None:
@@ -12,15 +38,11 @@ def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> Non
     :param first_update_at: environment steps before the first update
     :raises ValueError: for arguments that cannot work
     """
-    for name in ("buffer_size", "batch_size", "batch_length", "train_ratio"):
-        value = getattr(model, name)
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}.")
-    if model.pretrain_updates < 1:
-        raise ValueError(f"pretrain_updates must be at least 1, got {model.pretrain_updates}.")
-    for name in ("buffer_size", "batch_size", "batch_length", "pretrain_updates"):
-        if getattr(model, name) != int(getattr(model, name)):
-            raise ValueError(f"{name} must be a whole number, got {getattr(model, name)}.")
+    check_numbers(model, whole=("buffer_size", "batch_size", "batch_length", "pretrain_updates"), minimum=1)
+    check_numbers(model, whole=("learning_starts",), optional=("learning_starts",), minimum=0)
+    check_numbers(model, real=("train_ratio", "gamma"), minimum=0)
+    if model.train_ratio == 0:
+        raise ValueError(f"train_ratio must be positive, got {model.train_ratio}.")
     if not 0 < model.gamma <= 1:
         raise ValueError(f"gamma must lie in (0, 1], got {model.gamma}.")
     unknown = set(model.replay_buffer_kwargs or {}) - {"storage_path"}

@@ -40,6 +40,16 @@ class MetricMeans:
         return means
 
 
+def where_not_to_print(name: str) -> tuple[str, ...]:
+    """
+    SB3's table cuts names and refuses two that are equal then, as long keys of an observation may be.
+
+    :param name: of a metric
+    :return: what to exclude when it is recorded
+    """
+    return ("stdout", "log") if len(name) > 30 else ()
+
+
 def check_finite(
     codec: ObservationCodec,
     num_timesteps: int,
@@ -75,7 +85,8 @@ def check_finite(
     if what is not None:
         raise ValueError(
             f"{what}, after {num_timesteps} steps: the model cannot learn from it. Correct the environment, or wrap it "
-            "to replace such values. Nothing of this step was stored."
+            "to replace such values. Nothing of this step was stored (a VecNormalize that is in training has counted it: load "
+            "its statistics anew)."
         )
 
 
@@ -123,7 +134,7 @@ def write_atomically(path: str | pathlib.Path, write: Callable[[pathlib.Path], o
         path = path.with_suffix(suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed while it wrote
-        if not _runs(left.name.split(".")[-2]):
+        if not process_runs(left.name.split(".")[-2]):
             left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -135,8 +146,11 @@ def write_atomically(path: str | pathlib.Path, write: Callable[[pathlib.Path], o
         temporary.unlink(missing_ok=True)
 
 
-def _runs(pid: str) -> bool:
-    """Whether a process runs, True if that cannot be told."""
+def process_runs(pid: str) -> bool:
+    """
+    :param pid: a process's number
+    :return: whether it runs, True if that cannot be told
+    """
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -13,6 +13,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Figure
 
+from sb3_dreamer.common.bookkeeping import where_not_to_print
 from sb3_dreamer.common.types import LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import WorldModel
 
@@ -207,7 +208,7 @@ class OpenLoopErrorCallback(OpenLoopCallback):
         self.errors = open_loop_error(self.model.world_model, batch, self.context)  # type: ignore[attr-defined]
         for name, error in self.errors.items():
             for steps in sorted({1, self.horizon // 2, self.horizon} - {0}):
-                self.logger.record(f"open_loop/{name}_{steps}", float(error[steps - 1]))
+                self.logger.record(f"open_loop/{name}_{steps}", float(error[steps - 1]), exclude=where_not_to_print(name))
         if self.figure:
             drawing = plot_open_loop_error(self.errors)
             self.logger.record("open_loop/error", Figure(drawing, close=True), exclude=("stdout", "log", "json", "csv"))

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_dreamer.common.bookkeeping import process_runs
+
 
 def available_memory() -> int | None:
     """:return: bytes of memory that are free or can be freed, None where the system does not tell"""
@@ -44,31 +46,63 @@ def warn_if_larger_than_memory(needed: int) -> None:
 
 class DiskArrays:
     """
-    Arrays in memory-mapped files of a folder of their own, which is deleted with this object.
+    Arrays in memory-mapped files of a folder of their own, which is deleted with this object. Disk space is taken as rows are
+    written, before they are: a full disk is an error then, while writing to a mapped file without space kills the process.
 
-    :param path: where to make the folder
+    :param path: where to make the folder; folders there of processes that were killed are removed
+    :param needed: bytes of all arrays, to warn of a disk that is too small
     """
 
-    def __init__(self, path: str | pathlib.Path) -> None:
-        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="replay_", dir=path))
-        self._count = 0
+    def __init__(self, path: str | pathlib.Path, needed: int) -> None:
+        parent = pathlib.Path(path)
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob("replay_*_*"):
+            if not process_runs(left.name.split("_")[1]):
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"replay_{os.getpid()}_", dir=parent))
+        self._arrays: list[np.memmap] = []
+        self._filled = 0
         self._delete = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """
-        :param shape: shape
-        :param dtype: type
-        :return: an array of zeros in a new file
-        """
-        if 0 in shape:
-            return np.zeros(shape, dtype=dtype)
         free = shutil.disk_usage(self.folder).free
-        needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if needed > free:
             warnings.warn(
                 f"The replay's files in {self.folder} may grow to {needed / 1e9:.2f}GB, but {free / 1e9:.2f}GB are free: "
                 "choose a smaller buffer_size or another storage_path."
             )
-        self._count += 1
-        return np.memmap(self.folder / f"{self._count}.dat", dtype=dtype, mode="w+", shape=shape)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """
+        :param shape: streams, rows, and the shape of one row
+        :param dtype: type
+        :return: an array of zeros in a new file
+        """
+        if 0 in shape:
+            return np.zeros(shape, dtype=dtype)
+        array = np.memmap(self.folder / f"{len(self._arrays)}.dat", dtype=dtype, mode="w+", shape=shape)
+        self._arrays.append(array)
+        return array
+
+    def fill(self, rows: int) -> None:
+        """
+        Take the space of the first rows of every stream.
+
+        :param rows: how many; more are taken at once, so that this is seldom work
+        :raises OSError: the disk is full
+        """
+        if rows <= self._filled or not hasattr(os, "posix_fallocate"):
+            return
+        for array in self._arrays:
+            until = min(array.shape[1], max(rows, self._filled + 1024))
+            row_bytes = array.itemsize * int(np.prod(array.shape[2:]))
+            with open(str(array.filename), "rb+") as file:
+                for stream in range(array.shape[0]):
+                    start = (stream * array.shape[1] + self._filled) * row_bytes
+                    try:
+                        os.posix_fallocate(file.fileno(), start, (until - self._filled) * row_bytes)
+                    except OSError as full:
+                        raise OSError(
+                            full.errno,
+                            f"The disk of {self.folder} has no space for more rows of the replay. The model is whole and can "
+                            "be saved: free some space and go on, or choose a smaller buffer_size or another storage_path",
+                        ) from full
+        self._filled = max(rows, self._filled + 1024)

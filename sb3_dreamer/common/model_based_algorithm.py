@@ -92,6 +92,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         self._skipped_updates = 0
         self._skipped_in_a_row = 0
         self._random_state = None
+        self._replay_rows = None
         self._last_state: tuple[np.ndarray, ...] | None = None
         self._last_rewards: np.ndarray | None = None
         self._stepping = False
@@ -203,6 +204,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         if self._last_obs is None or reset_num_timesteps:
             self._last_state = None
         self._n_updates_at_start = self._n_updates
+        self._check_workers()
         if self._random_state is not None and not reset_num_timesteps:  # loaded: random numbers go on as well
             restore_random_state(self._random_state, self.action_space, self.policy.predict_generator)
         self._random_state = None
@@ -295,7 +297,6 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         return [
             *super()._excluded_save_params(),
             "_metrics",
-            "_stepping",
             "observation_codec",
             "action_codec",
         ]

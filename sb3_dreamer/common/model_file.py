@@ -9,10 +9,12 @@ import inspect
 import io
 import json
 import pathlib
+import pickle
 import zipfile
+import zlib
 from typing import Any
 
-from sb3_dreamer.common.plain_data import Classes, NotPlainError, decode, encode
+from sb3_dreamer.common.plain_data import NotPlainError, decode, encode
 from sb3_dreamer.version import __version__
 
 FORMAT = 1
@@ -29,6 +31,24 @@ COUNTERS = (
     "_stats_window_size",
 )
 """State beside the arguments that is told in plain JSON."""
+STATE = ("policy_class", "observation_space", "action_space", *COUNTERS)
+MACHINE = ("tensorboard_log", "replay_buffer_kwargs")
+"""Arguments that name folders of the machine where the model was made: not for others."""
+DAMAGE = (
+    RuntimeError,
+    LookupError,
+    EOFError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+    OSError,
+    MemoryError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged file may raise."""
 File = str | pathlib.Path | io.BufferedIOBase
 
 
@@ -38,7 +58,9 @@ def argument_names(algorithm: type) -> list[str]:
     :return: the constructor's arguments that a file keeps, which are attributes of the same name
     """
     names = inspect.signature(algorithm).parameters
-    return [name for name in names if name not in ("policy", "env", "device", "stats_window_size", "_init_setup_model")]
+    return [
+        name for name in names if name not in ("policy", "env", "device", "stats_window_size", "_init_setup_model", *MACHINE)
+    ]
 
 
 def write_header(archive: zipfile.ZipFile, model: Any) -> None:
@@ -46,12 +68,7 @@ def write_header(archive: zipfile.ZipFile, model: Any) -> None:
     :param archive: SB3's zip file, open for appending
     :param model: the algorithm that is saved
     """
-    wanted = {
-        "policy_class": model.policy_class,
-        "observation_space": model.observation_space,
-        "action_space": model.action_space,
-        **{name: getattr(model, name) for name in (*argument_names(type(model)), *COUNTERS) if hasattr(model, name)},
-    }
+    wanted = {name: getattr(model, name) for name in (*argument_names(type(model)), *STATE) if hasattr(model, name)}
     classes = model.plain_classes()
     plain, refused = {}, {}
     for name, value in wanted.items():
@@ -88,11 +105,13 @@ def read_header(file: File, algorithm: type) -> dict[str, Any]:
                 raise ValueError(f"it is damaged: the checksum of its part {broken!r} is wrong")
             names = archive.namelist()
             header = json.loads(archive.read(ENTRY)) if ENTRY in names else None
-    except (zipfile.BadZipFile, EOFError, json.JSONDecodeError, UnicodeDecodeError, zipfile.LargeZipFile) as damage:
+    except (*DAMAGE, json.JSONDecodeError, UnicodeDecodeError) as damage:
         raise ValueError(f"it is not a model's zip file, or only a part of one ({damage})") from damage
     if header is None:
         writer = "an algorithm of Stable-Baselines3" if "data" in names and "policy.pth" in names else "something else"
         raise ValueError(f"it was saved by {writer}, not by sb3_dreamer")
+    if not isinstance(header, dict):
+        raise ValueError("what it says of itself is not a dictionary")
     if header.get("format") != FORMAT:
         raise ValueError(
             f"it was saved by sb3_dreamer {header.get('version')} in format {header.get('format')}, this is version "
@@ -103,19 +122,29 @@ def read_header(file: File, algorithm: type) -> dict[str, Any]:
     return header
 
 
-def decode_data(header: dict[str, Any], classes: Classes, given: set[str]) -> dict[str, Any]:
+def decode_data(header: dict[str, Any], algorithm: Any, given: set[str]) -> dict[str, Any]:
     """
     :param header: from :func:`read_header`
-    :param classes: classes that may occur
+    :param algorithm: the class that is to be loaded
     :param given: names that the caller provides
     :return: arguments and state by name, from plain JSON alone
-    :raises ValueError: something is needed that only the file's pickles hold
+    :raises ValueError: something is missing, too much, or only in the file's pickles
     """
-    missing = {name: kind for name, kind in header["only_pickled"].items() if name not in given}
-    if missing:
-        listed = ", ".join(f"{name} (a {kind})" for name, kind in missing.items())
+    refused = {name: kind for name, kind in header["only_pickled"].items() if name not in given}
+    if refused:
+        listed = ", ".join(f"{name} (a {kind})" for name, kind in refused.items())
         raise ValueError(
             f"only a pickle holds its {listed}, and pickles can run code: pass a value of your own as a keyword argument, or "
             "load it with trusted=True if you know who wrote it"
         )
-    return {name: decode(value, classes) for name, value in header["data"].items() if name not in given}
+    found, expected = set(header["data"]), {*argument_names(algorithm), *STATE}
+    if found - expected or expected - found - given:
+        raise ValueError(
+            f"its plain data have too much or too little: {sorted(found - expected)} are unknown, "
+            f"{sorted(expected - found - given)} are missing"
+        )
+    data = {name: decode(value, algorithm.plain_classes()) for name, value in header["data"].items() if name not in given}
+    for name in COUNTERS:
+        if isinstance(data[name], bool) or not isinstance(data[name], int | float) or data[name] < 0:
+            raise ValueError(f"its {name} is {data[name]!r}, not a number of at least 0")
+    return data

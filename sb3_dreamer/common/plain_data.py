@@ -74,6 +74,8 @@ def encode(value: Any, classes: Classes) -> Any:
     if dataclasses.is_dataclass(value) and type(value) in names:
         fields = {field.name: encode(getattr(value, field.name), classes) for field in dataclasses.fields(value)}
         return {MARK: "dataclass", "name": names[type(value)], "fields": fields}
+    if isinstance(value, type):
+        raise NotPlainError(f"class {value.__module__}.{value.__qualname__}")
     raise NotPlainError(f"{type(value).__module__}.{type(value).__qualname__}")
 
 

@@ -163,15 +163,16 @@ class ObservationCodec:
     def to_arrays(self, obs: Any) -> dict[str, np.ndarray]:
         """
         :param obs: a batch of observations as a VecEnv returns it
-        :return: an array ``(n_envs, ...)`` a key, a fresh copy (a VecEnv may reuse its own) in the replay's type, choices
-            from 0
+        :return: an array ``(n_envs, ...)`` a key, a fresh copy (a VecEnv may reuse its own) in the replay's type (but float32
+            where a VecNormalize has made fractions of whole numbers), choices from 0
         """
         arrays = {}
         for key in self.keys:
             array = np.asarray(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
             if key.kind == "discrete":
                 array = array.reshape(-1, len(key.classes)) - np.array(key.start)
-            arrays[key.name] = array.reshape(-1, *key.shape).astype(key.dtype)
+            fractions = array.dtype.kind == "f" and key.kind in ("vector", "image")
+            arrays[key.name] = array.reshape(-1, *key.shape).astype("float32" if fractions else key.dtype)
         return arrays
 
     def to_tensors(self, arrays: dict[str, np.ndarray], device: th.device) -> dict[str, th.Tensor]:
@@ -223,6 +224,11 @@ class ObservationCodec:
         :return: the same with images channels first
         """
         if isinstance(self.space, spaces.Dict):
+            missing = [name for name in self.space.spaces if not isinstance(obs, dict) or name not in obs]
+            if missing:
+                raise ValueError(
+                    f"The observation must be a dictionary with the keys {list(self.space.spaces)}, got {obs!r:.200}."
+                )
             return {name: maybe_transpose(np.asarray(obs[name]), space) for name, space in self.space.spaces.items()}
         return maybe_transpose(np.asarray(obs), self.space)
 
@@ -232,7 +238,7 @@ class ObservationCodec:
         :return: whether it is a batch
         :raises ValueError: its shape is neither
         """
-        found = set()
+        found: set[int | None] = set()  # lengths of the batch axis, None where there is none
         for key in self.keys:
             shape = np.shape(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
             if shape != key.shape and shape[1:] != key.shape:
@@ -241,10 +247,12 @@ class ObservationCodec:
                     f"Unexpected observation shape {shape} {where}for {self.space}: use {key.shape} for one observation or "
                     f"{('n_env', *key.shape)} for a batch."
                 )
-            found.add(len(shape) > len(key.shape))
+            found.add(shape[0] if len(shape) > len(key.shape) else None)
         if len(found) > 1:
-            raise ValueError("Some keys of the observation are batches and others are not: use a batch axis for all or none.")
-        return found.pop()
+            raise ValueError(
+                f"The keys of the observation have batch axes of different lengths {found} (None: no batch axis): use one."
+            )
+        return found.pop() is not None
 
     def normalize(self, arrays: dict[str, np.ndarray], env: VecNormalize) -> dict[str, np.ndarray]:
         """
@@ -268,7 +276,7 @@ class ObservationCodec:
             if key.kind == "discrete":
                 choices = array.reshape(-1, len(key.classes)) - np.array(key.start)
                 good, what = (choices >= 0) & (choices < np.array(key.classes)), "a choice that is not in the space"
-            elif key.dtype == "float32":
+            elif key.dtype == "float32" or array.dtype.kind == "f":
                 # what float32 cannot hold is infinite to the model
                 with np.errstate(over="ignore"):
                     good, what = np.isfinite(array.astype(np.float32, copy=False)), "NaN or infinity"
@@ -332,8 +340,11 @@ class ActionCodec:
         scaled = np.clip(action, -1.0, 1.0) * self._half + self._center
         if np.issubdtype(self.space.dtype, np.integer):
             scaled = np.rint(scaled)
-        scaled = np.clip(scaled.reshape(*lead, *shape), self.space.low, self.space.high)  # rounding may leave the bounds
-        return scaled.astype(self.space.dtype)
+        scaled = scaled.reshape(*lead, *shape)
+        low, high = self.space.low, self.space.high
+        # rounding may leave the bounds; and the largest whole numbers are not exact in floating point
+        inside = np.where((scaled > low) & (scaled < high), scaled, 0).astype(self.space.dtype)
+        return np.where(scaled >= high, high, np.where(scaled <= low, low, inside))
 
     def from_env(self, action: np.ndarray) -> np.ndarray:
         """

@@ -89,10 +89,11 @@ class RecurrentModelPolicy(BasePolicy):
         :return: the latent state at the observations
         """
         expected = (self.world_model.deter_size, self.world_model.stoch_size, self.action_codec.size)
-        if [np.shape(part) for part in state] != [(len(episode_start), size) for size in expected]:
+        given = [np.shape(part) for part in state] if isinstance(state, tuple | list) else state
+        if given != [(len(episode_start), size) for size in expected]:
             raise ValueError(
                 f"state must hold arrays of {len(episode_start)} rows and {expected} columns for these observations, got "
-                f"{[np.shape(part) for part in state]}: give back what predict() returned for the same environments, or None."
+                f"{given}: give back what predict() returned for the same environments, or None."
             )
         deter, stoch, action = (th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
         return self.acting_model(evaluation).observe_step(
@@ -151,15 +152,27 @@ class RecurrentModelPolicy(BasePolicy):
             raise ValueError("observation is a tuple of two: did you pass what env.reset() returned? Use its first part.")
         observation = self.observation_codec.transpose(observation)
         vectorized = self.observation_codec.is_batch(observation)
+        self.check_observation(observation)
         obs = self.observation_codec.to_arrays(observation)
         n = len(next(iter(obs.values())))
         if state is None:
             state = self.initial_state(n)
         if episode_start is None:
             episode_start = np.zeros(n, dtype=bool)
+        if np.size(episode_start) != n:
+            raise ValueError(f"episode_start has {np.size(episode_start)} entries, but there are {n} observations.")
         state = self.step(obs, state, np.asarray(episode_start).reshape(n), deterministic, evaluation=True)
         actions = self.action_codec.to_env(state[-1])
         return (actions if vectorized else actions[0]), state
+
+    def check_observation(self, observation: Any) -> None:
+        """
+        :param observation: one observation or a batch
+        :raises ValueError: it has a value that no model can read
+        """
+        found = self.observation_codec.find_invalid(observation)
+        if found is not None:
+            raise ValueError(f"observation {found[0]} has {found[2]} in key {found[1]!r}: {observation!r:.200}")
 
     def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
         """

@@ -78,12 +78,17 @@ def read_replay(
             buffer._count[:] = _read_small(archive, "count")
             buffer._online_start[:] = _read_small(archive, "online_start")
             buffer._online_queue = deque((stream, row) for stream, row in header["online_queue"])
+            if not all(0 <= stream < buffer.n_envs for stream, _ in buffer._online_queue):
+                raise ValueError("its queue names environments that it does not have")
             buffer.set_rng_state(header["rng"])
             used = int(min(buffer._count.max(initial=0), buffer.capacity))
             if used:
                 buffer._reserve(used)
             for i, key in enumerate(codec.keys):
-                _read_rows(archive, f"obs_{i}", buffer._obs[key.name], used)
+                rows = buffer._obs[key.name]
+                _read_rows(archive, f"obs_{i}", rows, used)
+                if key.kind == "discrete" and not (rows[:, :used].reshape(-1, len(key.classes)) < key.classes).all():
+                    raise ValueError(f"its observations of key {key.name!r} hold a choice that is not in the space")
             for name in COLUMNS:
                 _read_rows(archive, name.strip("_"), getattr(buffer, name), used)
     except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError) as damage:
@@ -123,8 +128,10 @@ def _read_rows(archive: zipfile.ZipFile, name: str, target: np.ndarray, used: in
         for stream in range(target.shape[0]):
             for start in range(0, used, step):
                 stop = min(start + step, used)
-                piece = _read_exactly(file, (stop - start) * row_bytes)
-                target[stream, start:stop] = np.frombuffer(piece, dtype=dtype).reshape(stop - start, *target.shape[2:])
+                piece = np.frombuffer(_read_exactly(file, (stop - start) * row_bytes), dtype=dtype)
+                if dtype.kind == "f" and not np.isfinite(piece).all():
+                    raise ValueError(f"its array {name!r} holds NaN or infinity")
+                target[stream, start:stop] = piece.reshape(stop - start, *target.shape[2:])
         file.read()  # to the end, where the checksum is compared
 
 

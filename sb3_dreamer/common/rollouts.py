@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
-from sb3_dreamer.common.bookkeeping import MetricMeans, check_finite
+from sb3_dreamer.common.bookkeeping import MetricMeans, check_finite, where_not_to_print
 from sb3_dreamer.common.preprocessing import batched
 from sb3_dreamer.common.saving import SavingAlgorithm
 from sb3_dreamer.common.types import RowIndex, SequenceBatch
@@ -54,6 +54,15 @@ class RolloutAlgorithm(SavingAlgorithm):
     @abstractmethod
     def _owe_updates(self) -> None:
         """The step just taken asks for updates."""
+
+    def _check_workers(self) -> None:
+        """Resetting a SubprocVecEnv would wait for ever for a worker that has died."""
+        workers = getattr(self.env.unwrapped, "processes", []) if self.env is not None else []
+        if not all(process.is_alive() for process in workers):
+            raise RuntimeError(
+                "A worker process of SubprocVecEnv has died. The model is whole and can be saved; to go on, make a new "
+                "environment and call set_env()."
+            )
 
     def _begin_rollout(self) -> None:
         """Nothing is remembered of what came before the present observation."""
@@ -103,9 +112,11 @@ class RolloutAlgorithm(SavingAlgorithm):
         deter, stoch, _ = self._last_state
 
         new_obs, rewards, dones, infos = self._step_env(env, actions)
-        check_finite(self.observation_codec, self.num_timesteps, new_obs, rewards, dones, infos)
         # the reward head learns true rewards, whatever a VecNormalize makes of them
         true_rewards = rewards if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
+        check_finite(self.observation_codec, self.num_timesteps, new_obs, true_rewards, dones, infos)
+        if self._normalizer is not None:  # which clips what is infinite
+            check_finite(self.observation_codec, self.num_timesteps, self._normalizer.get_original_obs())
         buffer.add(
             np.arange(self.n_envs),
             stored,
@@ -198,7 +209,7 @@ class RolloutAlgorithm(SavingAlgorithm):
         means = self._metrics.take()
         if means:
             for name, value in means.items():
-                self.logger.record(f"train/{name}", value)
+                self.logger.record(f"train/{name}", value, exclude=where_not_to_print(name))
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record("train/skipped_updates", self._skipped_updates)
             self.logger.record(

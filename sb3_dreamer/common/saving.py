@@ -17,6 +17,7 @@ from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_dreamer.common import model_file, optimizers
 from sb3_dreamer.common.bookkeeping import capture_random_state, write_atomically
@@ -44,6 +45,7 @@ class SavingAlgorithm(BaseAlgorithm):
     batch_length: int
     _last_state: tuple[np.ndarray, ...] | None
     _random_state: dict[str, Any] | None
+    _replay_rows: np.ndarray | None
 
     def save(
         self,
@@ -72,10 +74,11 @@ class SavingAlgorithm(BaseAlgorithm):
 
     def _write(self, file: Any, exclude: Iterable[str] | None, include: Iterable[str] | None) -> None:
         self._random_state = capture_random_state(self.action_space, self.policy.predict_generator)
+        self._replay_rows = None if self.replay_buffer is None else self.replay_buffer.rows_written()
         try:
             super().save(file, exclude, include)
         finally:
-            self._random_state = None
+            self._random_state = self._replay_rows = None
         with zipfile.ZipFile(file, "a") as archive:
             model_file.write_header(archive, self)
 
@@ -115,6 +118,8 @@ class SavingAlgorithm(BaseAlgorithm):
         :return: the model
         :raises ValueError: the file is damaged, of another algorithm, version or other spaces, or not safe to read
         """
+        if env is not None:
+            env = cls._wrap_env(env)
         file = path if isinstance(path, io.BufferedIOBase) else open_path(path, "r", suffix="zip")
         try:
             header = model_file.read_header(file, cls)
@@ -124,13 +129,17 @@ class SavingAlgorithm(BaseAlgorithm):
             model = super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         except ValueError as wrong:
             raise ValueError(f"{_name(file)} cannot be loaded: {wrong}") from wrong
-        except (RuntimeError, KeyError, EOFError, AssertionError) as wrong:
-            raise ValueError(f"{_name(file)} cannot be loaded, its content does not fit: {wrong}") from wrong
+        except model_file.DAMAGE as wrong:
+            kind = type(wrong).__name__
+            raise ValueError(f"{_name(file)} cannot be loaded, it is damaged or does not fit ({kind}: {wrong})") from wrong
         finally:
             if file is not path:
                 file.close()
         if "seed" in kwargs:  # a new seed is meant to give new random numbers
             model._random_state = None
+        starts = model._last_episode_starts
+        if starts is not None and len(starts) != model.n_envs:  # there is no going on with other environments
+            model._last_obs = model._last_state = None
         return model
 
     @classmethod
@@ -138,7 +147,7 @@ class SavingAlgorithm(BaseAlgorithm):
         cls: type[SelfSaving],
         file: io.BufferedIOBase,
         header: dict[str, Any],
-        env: GymEnv | None,
+        env: VecEnv | None,
         device: th.device | str,
         force_reset: bool,
         given: dict[str, Any],
@@ -146,11 +155,13 @@ class SavingAlgorithm(BaseAlgorithm):
         """:meth:`load` without a single pickle. The environment is always reset."""
         if not force_reset:
             raise ValueError("force_reset=False needs the episode's state, which only trusted=True loads")
-        arguments = model_file.argument_names(cls)
-        known = {name: value for name, value in given.items() if name in arguments}
-        data = {**model_file.decode_data(header, cls.plain_classes(), set(known)), **known}
+        allowed = {*model_file.argument_names(cls), *model_file.MACHINE, "policy_class"}
+        unknown = set(given) - allowed - {"lr_schedule", "clip_range"}  # what rl_zoo3 passes to every algorithm
+        if unknown:
+            raise ValueError(f"with trusted=False only arguments of {cls.__name__} can be changed, not {sorted(unknown)}")
+        given = {name: value for name, value in given.items() if name in allowed}
+        data = {**model_file.decode_data(header, cls, set(given)), **given}
         if env is not None:
-            env = cls._wrap_env(env, data["verbose"])
             check_for_correct_spaces(env, data["observation_space"], data["action_space"])
             data["n_envs"] = env.num_envs
         _, params, _ = load_from_zip_file(file, load_data=False, device=device)
@@ -220,6 +231,9 @@ class SavingAlgorithm(BaseAlgorithm):
             )
         except ValueError as wrong:
             raise ValueError(f"The replay {_name(file)} cannot be loaded: {wrong}.") from wrong
+        except model_file.DAMAGE as wrong:
+            kind = type(wrong).__name__
+            raise ValueError(f"The replay {_name(file)} cannot be loaded: it is damaged or not a replay ({kind}).") from wrong
         finally:
             if file is not path:
                 file.close()
@@ -230,11 +244,18 @@ class SavingAlgorithm(BaseAlgorithm):
                 f"The replay {_name(file)} has room for {buffer.capacity} rows of each environment, windows of "
                 f"batch_length + 1 = {self.batch_length + 1} rows do not fit: use a model with a smaller batch_length."
             )
-        self.replay_buffer = buffer
-        state, starts = self._last_state, self._last_episode_starts
-        if truncate_last_traj or state is None or starts is None or len(state[-1]) != self.n_envs:
-            self._last_state = None
-        elif not buffer.continues(state[-1], starts):
+        before = self.replay_buffer
+        # how many rows there were when this model's rollout stood where it stands: of its own replay, or of the file's
+        rows = before.rows_written() if before is not None and before.size() > 0 else self._replay_rows
+        goes_on = (
+            not truncate_last_traj
+            and self._last_state is not None
+            and self._last_episode_starts is not None
+            and np.array_equal(buffer.rows_written(), rows if rows is not None else [])
+            and buffer.continues(self._last_state[-1], self._last_episode_starts)
+        )
+        self.replay_buffer, self._replay_rows = buffer, None
+        if not goes_on:
             self._last_state = None
 
 

@@ -64,7 +64,7 @@ class SequenceBuffer:
         self.online = online
         self._rng = np.random.default_rng(seed)
         self.storage_path = storage_path
-        self._disk = None if storage_path is None else DiskArrays(storage_path)
+        self._disk: DiskArrays | None = None  # made with the first row
         # memory is taken as the replay fills, see _reserve
         self._obs = {key.name: np.zeros((n_envs, 0, *key.shape), dtype=key.dtype) for key in codec.keys}
         self._action = np.zeros((n_envs, 0, action_size), dtype=np.float32)
@@ -93,6 +93,10 @@ class SequenceBuffer:
     def full(self) -> bool:
         """Whether a ring has begun to overwrite its oldest rows."""
         return bool((self._count >= self.capacity).any())
+
+    def rows_written(self) -> np.ndarray:
+        """:return: rows ever written by stream, ``(n_envs,)``"""
+        return self._count.copy()
 
     def reset(self) -> None:
         """Forget all rows."""
@@ -128,7 +132,8 @@ class SequenceBuffer:
         self._reserve(int(min(self._count.max() + 1, self.capacity)))
         slot = (streams, self._count[streams] % self.capacity)
         for name, array in obs.items():
-            self._obs[name][slot] = array
+            column = self._obs[name]
+            column[slot] = np.rint(array) if array.dtype.kind == "f" and column.dtype.kind != "f" else array
         self._action[slot] = action
         self._reward[slot] = reward
         self._is_first[slot] = is_first
@@ -299,22 +304,33 @@ class SequenceBuffer:
         return other
 
     def _reserve(self, slots: int) -> None:
-        """Have room for that many rows of each stream: doubled when it runs out, so that rows are seldom copied."""
+        """
+        Have room for that many rows of each stream. Memory and files of the whole size are taken at once where the system
+        gives them, as neither takes space before it is written; otherwise they double when they run out.
+        """
         held = self._reward.shape[1]
-        if slots <= held:
+        if self.storage_path is not None:
+            self._reserve_on_disk(slots)
             return
-        if self._disk is not None:  # a file takes space only where it has been written
-            self._map(lambda array: self._disk.zeros((self.n_envs, self.capacity, *array.shape[2:]), array.dtype))  # type: ignore[union-attr]
+        if slots <= held:
             return
         if held == 0:
             warn_if_larger_than_memory(self.row_bytes * self.capacity * self.n_envs)
+            try:
+                self._map(lambda array: np.zeros((self.n_envs, self.capacity, *array.shape[2:]), array.dtype))
+                return
+            except MemoryError:
+                pass
         slots = min(self.capacity, max(slots, 2 * held, 1024))
-        missing = slots - held
+        self._map(lambda array: np.pad(array, [(0, 0), (0, slots - array.shape[1])] + [(0, 0)] * (array.ndim - 2)))
 
-        def resize(array: np.ndarray) -> np.ndarray:
-            return np.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
-
-        self._map(resize)
+    def _reserve_on_disk(self, slots: int) -> None:
+        if self._disk is None:
+            assert self.storage_path is not None
+            disk = DiskArrays(self.storage_path, self.row_bytes * self.capacity * self.n_envs)
+            self._map(lambda array: disk.zeros((self.n_envs, self.capacity, *array.shape[2:]), array.dtype))
+            self._disk = disk
+        self._disk.fill(min(self.capacity, slots))
 
     def _map(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
         self._obs = {name: function(array) for name, array in self._obs.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_dreamer.common.arguments import check_numbers
 from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.common.plain_data import Classes, name_classes
@@ -170,23 +172,19 @@ class Dreamer(ModelBasedAlgorithm):
             raise ValueError(f"actor_gradient must be 'auto', 'reinforce' or 'dynamics', got {self.actor_gradient!r}.")
         if self.ent_coef != "auto" and not (isinstance(self.ent_coef, float | int) and self.ent_coef >= 0):
             raise ValueError(f"ent_coef must be 'auto' or a number of at least 0, got {self.ent_coef!r}.")
-        if self.imagination_horizon < 1:
-            raise ValueError(f"imagination_horizon must be at least 1, got {self.imagination_horizon}.")
-        if self.imagination_starts is not None and self.imagination_starts < 1:
-            raise ValueError(f"imagination_starts must be at least 1, or None for all, got {self.imagination_starts}.")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm must be positive, or None for no limit, got {self.max_grad_norm}.")
-        for name in ("learning_rate", "actor_learning_rate", "critic_learning_rate"):
-            value = getattr(self, name)
-            if isinstance(value, float | int) and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}.")
+        check_numbers(self, whole=("imagination_horizon", "imagination_starts"), optional=("imagination_starts",), minimum=1)
+        check_numbers(self, whole=("warmup_updates",))
+        check_numbers(self, real=("max_grad_norm",), optional=("max_grad_norm",))
+        if self.max_grad_norm == 0:
+            raise ValueError("max_grad_norm must be positive, or None for no limit, got 0.")
+        rates = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+        check_numbers(self, real=[name for name in rates if not callable(getattr(self, name))], optional=rates[1:])
+        check_numbers(self, real=("return_lambda", "slow_critic_rate", "evaluation_rate"), optional=("evaluation_rate",))
         for name in ("return_lambda", "slow_critic_rate", "evaluation_rate"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
+            if value is not None and value > 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")
-        for name in ("action_mean_penalty", "slow_critic_scale", "replay_value_scale", "warmup_updates"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "replay_value_scale"))
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -347,7 +345,13 @@ class Dreamer(ModelBasedAlgorithm):
     def _update_learning_rates(self) -> None:
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
         for group in self.policy.optimizer.param_groups:
-            group["lr"] = warmup * self._schedules[group["name"]](self._current_progress_remaining)
+            rate = self._schedules[group["name"]](self._current_progress_remaining)
+            if not (rate >= 0 and math.isfinite(rate)):
+                raise ValueError(
+                    f"The learning rate of the {group['name']} must be a number of at least 0, but its schedule gave {rate} "
+                    f"with {self._current_progress_remaining:.3f} of the progress remaining."
+                )
+            group["lr"] = warmup * rate
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
 
     def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:

@@ -46,11 +46,12 @@ def imagine_from_observations(
     :param deterministic: modes instead of samples
     :return: the trajectory
     """
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}.")
+    if horizon < 1 or horizon != int(horizon):
+        raise ValueError(f"horizon must be a whole number of at least 1, got {horizon}.")
     policy.set_training_mode(False)
     obs = policy.observation_codec.transpose(obs)
     single = not policy.observation_codec.is_batch(obs)
+    policy.check_observation(obs)
     arrays = policy.observation_codec.to_arrays(obs)
     n = len(next(iter(arrays.values())))
     plan = _checked_actions(policy, actions, n, horizon, single)
@@ -90,4 +91,6 @@ def _checked_actions(
         )
     if single:
         actions = actions[None]
+    if not all(policy.action_space.contains(action) for action in actions.reshape(-1, *actions.shape[2:])):
+        raise ValueError(f"actions must lie in {policy.action_space}, got {actions!r:.200}.")
     return th.as_tensor(policy.action_codec.from_env(actions), device=policy.device)

@@ -154,6 +154,15 @@ def test_box_actions_at_the_edges_of_what_a_box_can_be() -> None:
     assert narrow.contains(ActionCodec(narrow).to_env(np.array([[1.0]]))[0])
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8])
+def test_whole_numbers_of_the_full_range(dtype: type) -> None:
+    info = np.iinfo(dtype)
+    space = spaces.Box(info.min, info.max, (1,), dtype=dtype)
+    low, middle, high = ActionCodec(space).to_env(np.array([[-1.0], [0.0], [1.0]]))
+    assert low == info.min and high == info.max and abs(float(middle[0]) - (info.max / 2 + info.min / 2)) <= 1024
+    assert middle.dtype == dtype
+
+
 def test_several_discrete_actions() -> None:
     codec = ActionCodec(spaces.MultiDiscrete([2, 3], start=[1, 0]))
     assert codec.classes == (2, 3) and codec.size == 5 and codec.discrete
@@ -189,5 +198,5 @@ def test_one_observation_or_a_batch() -> None:
         grid.is_batch(np.zeros(3))
     both = ObservationCodec(spaces.Dict(a=spaces.Discrete(2), b=spaces.MultiBinary(2)))
     assert both.is_batch({"a": np.zeros(3), "b": np.zeros((3, 2))})
-    with pytest.raises(ValueError, match="Some keys of the observation are batches"):
+    with pytest.raises(ValueError, match="batch axes of different lengths"):
         both.is_batch({"a": 1, "b": np.zeros((3, 2))})

@@ -1,6 +1,7 @@
 """The replay against a plain list of all rows ever written."""
 
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -186,13 +187,27 @@ def test_pickling_keeps_rows_counters_and_random_numbers(rows: int) -> None:
     assert len(data) < 3 * used + 2000  # only what was written is stored
 
 
-def test_memory_is_taken_as_the_replay_fills() -> None:
-    buffer = make(capacity=10**9)
+@pytest.mark.filterwarnings("ignore:This system does not have apparently enough memory")
+def test_memory_is_taken_as_the_replay_fills(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    buffer = make(capacity=10**8)
     fill(buffer, 3000)
-    assert buffer._deter.nbytes < 10 * 3000 * 2 * 4
-    batch, _ = buffer.sample(500, 6)
-    number = batch.obs["obs"][..., 0]
-    assert th.equal(batch.reward, 10.0 * number) and number.max() > 2900 and number.min() < 100
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes; the whole is 2.5 GB
+    zeros = np.zeros
+
+    def refuse(shape, dtype=float):
+        if np.prod(shape) > 10**6:
+            raise MemoryError
+        return zeros(shape, dtype)
+
+    monkeypatch.setattr(np, "zeros", refuse)
+    grown = make(capacity=10**8)
+    fill(grown, 3000)
+    assert grown._deter.nbytes < 10 * 3000 * 2 * 4
+    for replay in (buffer, grown):
+        batch, _ = replay.sample(500, 6)
+        number = batch.obs["obs"][..., 0]
+        assert th.equal(batch.reward, 10.0 * number) and number.max() > 2900 and number.min() < 100
 
 
 def test_sizes_and_reset() -> None:
