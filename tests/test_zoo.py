@@ -15,6 +15,7 @@ import pytest
 import yaml
 from rl_zoo3 import ALGOS
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.gym_patches import PatchedTimeLimit
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
 import envs
@@ -23,6 +24,10 @@ from sb3_dreamer.zoo import ALGORITHMS, register
 from sb3_dreamer.zoo.__main__ import main
 
 register()
+# the zoo replaces Gymnasium's TimeLimit in the whole process; the other tests are to see the original
+(TIME_LIMIT,) = PatchedTimeLimit.__bases__
+for module in (gym.wrappers, gym.wrappers.common, gym.envs.registration):
+    module.TimeLimit = TIME_LIMIT  # type: ignore[attr-defined]
 
 SHIPPED: dict[str, dict[str, Any]] = yaml.safe_load(ALGORITHMS["dreamer"].hyperparams.read_text())
 CLASSIC_CONTROL = {"CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"}
