@@ -3,12 +3,14 @@
 import io
 import pathlib
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch as th
 from conftest import TINY, Clock, assert_equal_weights, tiny_dreamer, weights_of
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_dreamer import Dreamer
 from sb3_dreamer.common.optimizers import LaProp
@@ -160,3 +162,18 @@ def test_set_env_and_construction_without_learning(tmp_path: pathlib.Path) -> No
     trained.set_env(make_vec_env("envs:ContinuousPendulum-v0", 1))
     trained.learn(20)
     assert trained.num_timesteps == 20
+
+
+def test_a_missing_vecnormalize_is_told(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+    plain = make_vec_env("envs:ContinuousPendulum-v0", 1)
+    normalized = VecNormalize(make_vec_env("envs:ContinuousPendulum-v0", 1))
+    trained.save(tmp_path / "plain")
+    tiny_dreamer(normalized).save(tmp_path / "normalized")
+    with pytest.warns(UserWarning, match=r"normalized\.zip was trained with VecNormalize, but the environment has none"):
+        Dreamer.load(tmp_path / "normalized", plain)
+    with pytest.warns(UserWarning, match=r"plain\.zip was trained without VecNormalize, but the environment has one"):
+        Dreamer.load(tmp_path / "plain", normalized)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Dreamer.load(tmp_path / "normalized", normalized)
+        Dreamer.load(tmp_path / "normalized")

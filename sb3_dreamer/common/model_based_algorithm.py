@@ -93,6 +93,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         self._skipped_in_a_row = 0
         self._random_state = None
         self._replay_rows = None
+        self._saved_normalized = False
         self._last_state: tuple[np.ndarray, ...] | None = None
         self._last_rewards: np.ndarray | None = None
         self._stepping = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pathlib
+import warnings
 import zipfile
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -46,6 +47,7 @@ class SavingAlgorithm(BaseAlgorithm):
     _last_state: tuple[np.ndarray, ...] | None
     _random_state: dict[str, Any] | None
     _replay_rows: np.ndarray | None
+    _saved_normalized: bool
 
     def save(
         self,
@@ -75,6 +77,7 @@ class SavingAlgorithm(BaseAlgorithm):
     def _write(self, file: Any, exclude: Iterable[str] | None, include: Iterable[str] | None) -> None:
         self._random_state = capture_random_state(self.action_space, self.policy.predict_generator)
         self._replay_rows = None if self.replay_buffer is None else self.replay_buffer.rows_written()
+        self._saved_normalized = self.get_vec_normalize_env() is not None
         try:
             super().save(file, exclude, include)
         finally:
@@ -135,6 +138,12 @@ class SavingAlgorithm(BaseAlgorithm):
         finally:
             if file is not path:
                 file.close()
+        if env is not None and model._saved_normalized != (model.get_vec_normalize_env() is not None):
+            warnings.warn(
+                f"{_name(file)} was trained {'with' if model._saved_normalized else 'without'} VecNormalize, but the "
+                f"environment has {'none' if model._saved_normalized else 'one'}: observations will have another scale. Wrap it as before "
+                "(VecNormalize.load restores the statistics)."
+            )
         if "seed" in kwargs:  # a new seed is meant to give new random numbers
             model._random_state = None
         starts = model._last_episode_starts
