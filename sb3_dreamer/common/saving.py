@@ -139,10 +139,10 @@ class SavingAlgorithm(BaseAlgorithm):
             if file is not path:
                 file.close()
         if env is not None and model._saved_normalized != (model.get_vec_normalize_env() is not None):
+            was, has = ("with", "none") if model._saved_normalized else ("without", "one")
             warnings.warn(
-                f"{_name(file)} was trained {'with' if model._saved_normalized else 'without'} VecNormalize, but the "
-                f"environment has {'none' if model._saved_normalized else 'one'}: observations will have another scale. Wrap it as before "
-                "(VecNormalize.load restores the statistics)."
+                f"{_name(file)} was trained {was} VecNormalize, but the environment has {has}: observations will have another "
+                "scale. Wrap it as before (VecNormalize.load restores the statistics)."
             )
         if "seed" in kwargs:  # a new seed is meant to give new random numbers
             model._random_state = None
