@@ -18,8 +18,6 @@ from sb3_dreamer.common.types import LatentState, RowIndex, SequenceBatch
 
 COLUMNS = ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch")
 """What a row holds beside its observation."""
-LATENT_TYPE = np.float16
-"""Stored latents only start windows, whose own rows are filtered anew: half the memory serves them as well."""
 
 
 class SequenceBuffer:
@@ -72,8 +70,8 @@ class SequenceBuffer:
         self._is_first = np.zeros((n_envs, 0), dtype=np.bool_)
         self._is_last = np.zeros((n_envs, 0), dtype=np.bool_)
         self._is_terminal = np.zeros((n_envs, 0), dtype=np.bool_)
-        self._deter = np.zeros((n_envs, 0, deter_size), dtype=LATENT_TYPE)
-        self._stoch = np.zeros((n_envs, 0, stoch_size), dtype=LATENT_TYPE)
+        self._deter = np.zeros((n_envs, 0, deter_size), dtype=np.float32)
+        self._stoch = np.zeros((n_envs, 0, stoch_size), dtype=np.float32)
         self._count = np.zeros(n_envs, dtype=np.int64)
         """Rows ever written, a stream: row number ``r`` lies in slot ``r % capacity``."""
         self._online_start = np.zeros(n_envs, dtype=np.int64)

@@ -338,7 +338,7 @@ class Dreamer(ModelBasedAlgorithm):
             returns, weights = replay_returns(
                 batch.reward, batch.is_last, batch.is_terminal, bootstrap, self.gamma, self.return_lambda
             )
-            slow_value = self.policy.slow_critic(feat[:, :-1]).mean
+            slow_value = self.policy.slow_critic(feat.detach()[:, :-1]).mean
         head = TwoHot(value.logits[:, :-1], value.bins)
         return critic_loss(head, returns, slow_value, weights, self.slow_critic_scale).mean()
 
