@@ -1,0 +1,191 @@
+"""
+How long one full update takes (world model, imagination, actor, critic, optimizer), and one acting step.
+
+``python benchmarks/throughput.py [--cases ...] [--updates 10]`` prints a table and records it in
+``benchmarks/results/throughput/<device>.json`` beside the processor, versions and the measured peak of matrix products. One
+torch thread; CPU seconds of the process are what is compared, as they do not count what else the machine does.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+import torch as th
+from gymnasium import spaces
+from torch.utils.flop_counter import FlopCounterMode
+
+from sb3_dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer.world_models import ModelSize
+
+RESULTS = Path(__file__).parent / "results" / "throughput"
+MIDDLE = ModelSize(deter=256, hidden=256, units=256, groups=16, classes=16, blocks=8, depth=16)
+"""The size at which other implementations were measured: 2.1 million parameters."""
+VECTOR, PICTURE = spaces.Box(-1, 1, (3,)), spaces.Box(0, 255, (3, 64, 64), dtype=np.uint8)
+CASES: dict[str, dict[str, Any]] = {
+    "256, B16 T32": dict(size=MIDDLE, batch_length=32),
+    "256, B16 T64": dict(size=MIDDLE, batch_length=64),
+    "256, B16 T32, 128 starts": dict(size=MIDDLE, batch_length=32, imagination_starts=128),
+    "1m, B16 T64": dict(size="1m", batch_length=64),
+    "12m, B16 T64": dict(size="12m", batch_length=64),
+    "1m, 64x64x3, B16 T64": dict(size="1m", batch_length=64, space=PICTURE),
+    "default": dict(default=True),
+    "default, 64x64x3": dict(default=True, space=PICTURE),
+}
+
+
+class Silent(gym.Env):
+    """Random observations, nothing else."""
+
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.observation_space = space
+        self._obs = space.sample()
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self._obs, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return self._obs, 0.0, bool(self.np_random.random() < 0.005), False, {}
+
+
+def make(case: dict[str, Any], device: str) -> Dreamer:
+    """
+    :param case: an entry of ``CASES``
+    :param device: torch device
+    :return: a model with a filled replay
+    """
+    space = case.get("space", VECTOR)
+    policy = "CnnPolicy" if space is PICTURE else "MlpPolicy"
+    settings: dict[str, Any] = {}
+    if not case.get("default"):
+        settings = {**DREAMER_V3, "buffer_size": 5000, "batch_length": case["batch_length"], "random_warmup": True}
+        settings["policy_kwargs"] = {**DREAMER_V3["policy_kwargs"], "size": case["size"]}
+        settings["imagination_starts"] = case.get("imagination_starts")
+    settings["learning_starts"] = 2000
+    return Dreamer(policy, Silent(space), seed=0, device=device, **settings).learn(1500)
+
+
+def measure(case: dict[str, Any], updates: int, device: str) -> dict[str, Any]:
+    """
+    :param case: an entry of ``CASES``
+    :param updates: how many to time
+    :param device: torch device
+    :return: seconds of an update (CPU and wall), floating point operations of its matrix products, milliseconds of acting
+    """
+    model = make(case, device)
+    with FlopCounterMode(display=False) as counter:
+        model.train(1)
+    model.train(2)
+    seconds, wall = [], []
+    for _ in range(updates):
+        _wait(device)
+        start, clock = time.process_time(), time.perf_counter()
+        model.train(1)
+        _wait(device)
+        seconds.append(time.process_time() - start)
+        wall.append(time.perf_counter() - clock)
+    start = time.process_time()
+    for _ in range(50):
+        assert model.replay_buffer is not None
+        model.sample_replay(model.batch_size, model.batch_length)
+    sampling = (time.process_time() - start) / 50
+    return {
+        "parameters": sum(p.numel() for p in model.policy.parameters() if p.requires_grad),
+        "cpu_seconds": float(np.median(seconds)),
+        "cpu_seconds_range": [min(seconds), max(seconds)],
+        "wall_seconds": float(np.median(wall)),
+        "gflop": counter.get_total_flops() / 1e9,
+        "sampling_share": sampling / float(np.median(seconds)),
+        "acting_ms": {n: _acting(model, n) for n in (1, 16)},
+    }
+
+
+def _acting(model: Dreamer, n: int) -> float:
+    obs = model.observation_codec.to_arrays(np.stack([model.observation_space.sample() for _ in range(n)]))
+    state, starts = model.policy.initial_state(n), np.zeros(n, dtype=bool)
+    for _ in range(20):
+        state = model.policy.step(obs, state, starts)
+    start = time.process_time()
+    for _ in range(200):
+        state = model.policy.step(obs, state, starts)
+    return (time.process_time() - start) / 200 * 1e3
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        th.cuda.synchronize()
+
+
+def gemm_peak(device: str) -> float:
+    """
+    :param device: torch device
+    :return: the best of matrix products of the dominant shape, in GFLOP/s
+    """
+    a, b = th.randn(8192, 512, device=device), th.randn(512, 256, device=device)
+    best = 0.0
+    for _ in range(10):
+        _wait(device)
+        start = time.perf_counter()
+        for _ in range(5):
+            a @ b
+        _wait(device)
+        best = max(best, 5 * 2 * 8192 * 512 * 256 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def processor() -> str:
+    """:return: its name"""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def main() -> None:
+    """Measure, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    peak = gemm_peak(args.device)
+    name = processor() if args.device == "cpu" else th.cuda.get_device_name()
+    print(f"{name}, 1 thread, matrix products at most {peak:.0f} GFLOP/s\n")
+    print("| case | parameters | CPU s an update | updates/s | GFLOP | share of peak | sampling | acting ms, 1 / 16 envs |")
+    print("|---|---|---|---|---|---|---|---|")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{args.device}.json"
+    record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
+    versions = {
+        "python": platform.python_version(),
+        "torch": th.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+    }
+    record.update(processor=name, threads=1, gemm_peak_gflops=peak, versions=versions)
+    for case in args.cases:
+        found = measure(CASES[case], args.updates, args.device)
+        found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        record["cases"][case] = found
+        share = found["gflop"] / found["cpu_seconds"] / peak
+        acting = " / ".join(f"{ms:.2f}" for ms in found["acting_ms"].values())
+        print(
+            f"| {case} | {found['parameters']:,} | {found['cpu_seconds']:.3f} | {1 / found['cpu_seconds']:.2f} "
+            f"| {found['gflop']:.1f} | {share:.0%} | {found['sampling_share']:.1%} | {acting} |",
+            flush=True,
+        )
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
