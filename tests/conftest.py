@@ -40,8 +40,10 @@ def tiny_dreamer(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPoli
     return Dreamer(policy, env, **{**TINY, "seed": 0, **kwargs})
 
 
+tiny_dreamer.algorithm = Dreamer  # type: ignore[attr-defined]
+
 ALGORITHMS: dict[str, Callable[..., Any]] = {"dreamer": tiny_dreamer}
-"""Makes a tiny model of every algorithm, from an environment, ``policy`` and other arguments."""
+"""Makes a tiny model of every algorithm, from an environment, ``policy`` and other arguments; ``algorithm`` is its class."""
 
 
 @pytest.fixture(scope="session", params=ALGORITHMS.values(), ids=ALGORITHMS)

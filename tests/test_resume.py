@@ -10,13 +10,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import Clock, assert_equal_weights, tiny_dreamer, weights_of
+from conftest import ALGORITHMS, Clock, assert_equal_weights, weights_of
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 
 import envs
-from sb3_dreamer import Dreamer
 
 STOP, END = 133, 190
 
@@ -50,23 +49,23 @@ def options(case: str) -> dict[str, Any]:
     return cases[case]
 
 
-def resume(folder: pathlib.Path, n_envs: int) -> Dreamer:
+def resume(make: Any, folder: pathlib.Path, n_envs: int) -> Any:
     env = make_vec_env("envs:ContinuousPendulum-v0", n_envs)
     for single, state in zip(env.envs, pickle.loads((folder / "envs").read_bytes()), strict=True):  # type: ignore[attr-defined]
         envs.set_env_state(single, state)
-    model = Dreamer.load(folder / "model", env, device="cpu", force_reset=False)
+    model = make.algorithm.load(folder / "model", env, device="cpu", force_reset=False)
     model.load_replay_buffer(folder / "replay")
     return model
 
 
 @pytest.mark.parametrize("case", ["plain", "debt", "queue", "wrapped", "warmup", "two"])
-def test_stopped_and_continued_equals_never_stopped(case: str, tmp_path: pathlib.Path) -> None:
+def test_stopped_and_continued_equals_never_stopped(make: Any, case: str, tmp_path: pathlib.Path) -> None:
     n_envs = 2 if case == "two" else 1
     stop = STOP + STOP % n_envs
-    straight = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", n_envs, seed=0), **options(case))
+    straight = make(make_vec_env("envs:ContinuousPendulum-v0", n_envs, seed=0), **options(case))
     straight.learn(END, callback=SaveAt(stop, tmp_path))
     th.manual_seed(999)  # whatever happened since
-    continued = resume(tmp_path, n_envs)
+    continued = resume(make, tmp_path, n_envs)
     assert continued.num_timesteps == stop
     continued.learn(END - stop, reset_num_timesteps=False)
     assert continued.num_timesteps == straight.num_timesteps and continued._n_updates == straight._n_updates > 0
@@ -86,50 +85,52 @@ import pathlib, sys
 sys.path.insert(0, {tests!r})
 import torch as th
 th.set_num_threads(1)
+from conftest import ALGORITHMS
 from test_resume import resume
-model = resume(pathlib.Path({folder!r}), 1)
+model = resume(ALGORITHMS[{name!r}], pathlib.Path({folder!r}), 1)
 batch, _ = model.sample_replay(4, 8)
 th.manual_seed(5)
 losses = {{name: loss.detach() for name, loss in model.world_model.loss(batch)[1].items()}}
 th.save(losses, {folder!r} + "/losses")
-model = resume(pathlib.Path({folder!r}), 1)
+model = resume(ALGORITHMS[{name!r}], pathlib.Path({folder!r}), 1)
 model.learn({steps}, reset_num_timesteps=False)
 th.save(model.policy.state_dict(), {folder!r} + "/weights")
 """
 
 
-def test_in_a_fresh_process(tmp_path: pathlib.Path) -> None:
-    straight = tiny_dreamer(make_vec_env("envs:ContinuousPendulum-v0", 1, seed=0))
+def test_in_a_fresh_process(make: Any, tmp_path: pathlib.Path) -> None:
+    straight = make(make_vec_env("envs:ContinuousPendulum-v0", 1, seed=0))
     straight.learn(END, callback=SaveAt(STOP, tmp_path))
-    here = resume(tmp_path, 1)
+    here = resume(make, tmp_path, 1)
     batch, _ = here.sample_replay(4, 8)
     th.manual_seed(5)
     losses = {name: loss.detach() for name, loss in here.world_model.loss(batch)[1].items()}
-    code = CHILD.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path), steps=END - STOP)
+    name = next(name for name, made in ALGORITHMS.items() if made is make)
+    code = CHILD.format(name=name, tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path), steps=END - STOP)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
     there = th.load(tmp_path / "losses")
     assert all(th.equal(losses[name], there[name]) for name in losses)
     assert_equal_weights(weights_of(straight), th.load(tmp_path / "weights"))
 
 
-def test_the_episode_is_reset_unless_it_is_told_to_go_on(tmp_path: pathlib.Path) -> None:
-    tiny_dreamer(Clock(length=100)).learn(30, callback=None).save(tmp_path / "model")
-    loaded = Dreamer.load(tmp_path / "model", env=Clock(length=100), device="cpu")
+def test_the_episode_is_reset_unless_it_is_told_to_go_on(make: Any, tmp_path: pathlib.Path) -> None:
+    make(Clock(length=100)).learn(30, callback=None).save(tmp_path / "model")
+    loaded = make.algorithm.load(tmp_path / "model", env=Clock(length=100), device="cpu")
     assert loaded._last_obs is None
     loaded.learn(5, reset_num_timesteps=False)
     assert loaded.replay_buffer is not None and loaded.replay_buffer._is_first[0, 0]
     assert loaded.replay_buffer._obs["obs"][0, :5, 1].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_replay_of_another_moment_ends_the_open_episode(tmp_path: pathlib.Path) -> None:
+def test_a_replay_of_another_moment_ends_the_open_episode(make: Any, tmp_path: pathlib.Path) -> None:
     env = gym.make("envs:ContinuousPendulum-v0")
-    model = tiny_dreamer(env)
+    model = make(env)
     model.learn(30)
     model.save_replay_buffer(tmp_path / "early")
     model.learn(20, reset_num_timesteps=False)
     model.save(tmp_path / "model")
     for truncate in (False, True):
-        loaded = Dreamer.load(tmp_path / "model", env, device="cpu", force_reset=False)
+        loaded = make.algorithm.load(tmp_path / "model", env, device="cpu", force_reset=False)
         assert loaded._last_state is not None
         model.save_replay_buffer(tmp_path / "late")
         loaded.load_replay_buffer(tmp_path / "late", truncate_last_traj=truncate)
@@ -138,19 +139,19 @@ def test_a_replay_of_another_moment_ends_the_open_episode(tmp_path: pathlib.Path
     assert loaded._last_state is None
 
 
-def test_a_new_seed_gives_new_random_numbers(tmp_path: pathlib.Path) -> None:
-    tiny_dreamer().learn(60).save(tmp_path / "model")
+def test_a_new_seed_gives_new_random_numbers(make: Any, tmp_path: pathlib.Path) -> None:
+    make().learn(60).save(tmp_path / "model")
     env = make_vec_env("envs:ContinuousPendulum-v0", 1)
-    assert Dreamer.load(tmp_path / "model", env)._random_state is not None
-    assert Dreamer.load(tmp_path / "model", env, seed=5)._random_state is None
+    assert make.algorithm.load(tmp_path / "model", env)._random_state is not None
+    assert make.algorithm.load(tmp_path / "model", env, seed=5)._random_state is None
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 2)])
-def test_a_replay_of_another_number_of_environments(before: int, after: int, tmp_path: pathlib.Path) -> None:
-    model = tiny_dreamer(make_vec_env(lambda: Clock(length=6), before)).learn(90)
+def test_a_replay_of_another_number_of_environments(make: Any, before: int, after: int, tmp_path: pathlib.Path) -> None:
+    model = make(make_vec_env(lambda: Clock(length=6), before)).learn(90)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "replay")
-    loaded = Dreamer.load(tmp_path / "model", make_vec_env(lambda: Clock(length=6), after), device="cpu")
+    loaded = make.algorithm.load(tmp_path / "model", make_vec_env(lambda: Clock(length=6), after), device="cpu")
     loaded.load_replay_buffer(tmp_path / "replay")
     old, new = model.replay_buffer, loaded.replay_buffer
     assert old is not None and new is not None
@@ -169,15 +170,17 @@ class Choosing(Clock):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_replay_of_another_moment_is_noticed_though_the_last_actions_agree(seed: int, tmp_path: pathlib.Path) -> None:
+def test_a_replay_of_another_moment_is_noticed_though_the_last_actions_agree(
+    make: Any, seed: int, tmp_path: pathlib.Path
+) -> None:
     env = make_vec_env(lambda: Choosing(length=1000), 1)
-    model = tiny_dreamer(env, seed=seed).learn(60)
+    model = make(env, seed=seed).learn(60)
     model.save_replay_buffer(tmp_path / "early")
     model.learn(30, reset_num_timesteps=False)
     model.save(tmp_path / "model")
     model.save_replay_buffer(tmp_path / "late")
     for name, goes_on in (("early", False), ("late", True)):
-        loaded = Dreamer.load(tmp_path / "model", env, device="cpu", force_reset=False)
+        loaded = make.algorithm.load(tmp_path / "model", env, device="cpu", force_reset=False)
         loaded.load_replay_buffer(tmp_path / name)
         assert (loaded._last_state is not None) == goes_on
     model.load_replay_buffer(tmp_path / "late")  # its own, nothing has happened since
@@ -186,7 +189,7 @@ def test_a_replay_of_another_moment_is_noticed_though_the_last_actions_agree(see
     assert model._last_state is None
 
 
-def test_a_step_that_failed_is_not_gone_on_from(tmp_path: pathlib.Path) -> None:
+def test_a_step_that_failed_is_not_gone_on_from(make: Any, tmp_path: pathlib.Path) -> None:
     class Failing(Choosing):
         def step(self, action: Any) -> Any:
             if self.clock == 51:
@@ -195,17 +198,17 @@ def test_a_step_that_failed_is_not_gone_on_from(tmp_path: pathlib.Path) -> None:
             return super().step(action)
 
     env = make_vec_env(lambda: Failing(length=1000), 1)
-    model = tiny_dreamer(env)
+    model = make(env)
     with pytest.raises(OSError, match="lost"):
         model.learn(100)
     model.save(tmp_path / "model")
-    loaded = Dreamer.load(tmp_path / "model", env, device="cpu", force_reset=False)
+    loaded = make.algorithm.load(tmp_path / "model", env, device="cpu", force_reset=False)
     loaded.learn(10, reset_num_timesteps=False)
     assert loaded.replay_buffer is not None
     assert loaded.replay_buffer._obs["obs"][0, :3, 1].tolist() == [0, 1, 2] and loaded.replay_buffer._is_first[0, 0]
 
 
-def test_other_environments_cannot_go_on(tmp_path: pathlib.Path) -> None:
-    tiny_dreamer().learn(50).save(tmp_path / "model")
-    loaded = Dreamer.load(tmp_path / "model", make_vec_env("envs:ContinuousPendulum-v0", 2), force_reset=False)
+def test_other_environments_cannot_go_on(make: Any, tmp_path: pathlib.Path) -> None:
+    make().learn(50).save(tmp_path / "model")
+    loaded = make.algorithm.load(tmp_path / "model", make_vec_env("envs:ContinuousPendulum-v0", 2), force_reset=False)
     loaded.learn(60)

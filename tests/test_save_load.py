@@ -4,11 +4,12 @@ import io
 import pathlib
 import pickle
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from conftest import TINY, Clock, assert_equal_weights, tiny_dreamer, weights_of
+from conftest import TINY, Clock, assert_equal_weights, weights_of
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -19,8 +20,8 @@ OBS = np.array([[0.3, 0.9, -1.0], [1.0, 0.0, 2.0]], dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
-def trained() -> Dreamer:
-    return tiny_dreamer().learn(100)
+def trained(make: Any) -> Dreamer:
+    return make().learn(100)
 
 
 def actions(model: Dreamer) -> np.ndarray:
@@ -29,10 +30,10 @@ def actions(model: Dreamer) -> np.ndarray:
     return np.concatenate([first, second])
 
 
-def test_round_trip(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+def test_round_trip(make: Any, trained: Dreamer, tmp_path: pathlib.Path) -> None:
     trained.save(tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]  # nothing else is left behind
-    loaded = Dreamer.load(tmp_path / "model", device="cpu")
+    loaded = make.algorithm.load(tmp_path / "model", device="cpu")
     assert_equal_weights(weights_of(trained), weights_of(loaded))
     assert np.array_equal(actions(trained), actions(loaded))
     assert loaded.num_timesteps == 100 and loaded._n_updates == trained._n_updates
@@ -43,10 +44,10 @@ def test_round_trip(trained: Dreamer, tmp_path: pathlib.Path) -> None:
         assert getattr(loaded, name) == getattr(trained, name)
 
 
-def test_loaded_model_learns_on_from_its_replay(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+def test_loaded_model_learns_on_from_its_replay(make: Any, trained: Dreamer, tmp_path: pathlib.Path) -> None:
     trained.save(tmp_path / "model")
     trained.save_replay_buffer(tmp_path / "replay")
-    loaded = Dreamer.load(tmp_path / "model", env=make_vec_env("envs:ContinuousPendulum-v0", 1), device="cpu")
+    loaded = make.algorithm.load(tmp_path / "model", env=make_vec_env("envs:ContinuousPendulum-v0", 1), device="cpu")
     loaded.load_replay_buffer(tmp_path / "replay.pkl")
     assert loaded.replay_buffer is not None and trained.replay_buffer is not None
     assert loaded.replay_buffer.size() == trained.replay_buffer.size()
@@ -63,21 +64,21 @@ def test_loaded_model_learns_on_from_its_replay(trained: Dreamer, tmp_path: path
     assert loaded.num_timesteps == 150 and loaded._n_updates > before
 
 
-def test_load_with_another_number_of_environments(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+def test_load_with_another_number_of_environments(make: Any, trained: Dreamer, tmp_path: pathlib.Path) -> None:
     trained.save(tmp_path / "model")
     env = make_vec_env("envs:ContinuousPendulum-v0", 3)
-    loaded = Dreamer.load(tmp_path / "model", env=env, device="cpu")
+    loaded = make.algorithm.load(tmp_path / "model", env=env, device="cpu")
     loaded.learn(90)
     assert loaded.replay_buffer is not None and loaded.replay_buffer.n_envs == 3
 
 
-def test_streams_and_parameters(trained: Dreamer) -> None:
+def test_streams_and_parameters(make: Any, trained: Dreamer) -> None:
     file = io.BytesIO()
     trained.save(file)
     file.seek(0)
-    loaded = Dreamer.load(file, device="cpu")
+    loaded = make.algorithm.load(file, device="cpu")
     assert_equal_weights(weights_of(trained), weights_of(loaded))
-    other = tiny_dreamer(seed=3)
+    other = make(seed=3)
     other.set_parameters(trained.get_parameters())
     assert_equal_weights(weights_of(trained), weights_of(other))
     assert set(trained.get_parameters()) == {"policy", "policy.optimizer"}
@@ -96,9 +97,9 @@ def test_a_failed_save_leaves_the_old_file(trained: Dreamer, tmp_path: pathlib.P
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
 
 
-def test_replays_that_do_not_fit_are_refused(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+def test_replays_that_do_not_fit_are_refused(make: Any, trained: Dreamer, tmp_path: pathlib.Path) -> None:
     trained.save_replay_buffer(tmp_path / "replay.pkl")
-    other = tiny_dreamer("envs:ContinuousCartPole-v0")
+    other = make("envs:ContinuousCartPole-v0")
     with pytest.raises(ValueError, match="other spaces or sizes"):
         other.load_replay_buffer(tmp_path / "replay.pkl")
     assert other.replay_buffer is not None and other.replay_buffer.size() == 0  # what was there stays
@@ -107,8 +108,8 @@ def test_replays_that_do_not_fit_are_refused(trained: Dreamer, tmp_path: pathlib
         other.load_replay_buffer(tmp_path / "other.pkl")
 
 
-def test_a_loaded_replay_ends_the_open_episode_and_keeps_the_models_own_settings(tmp_path: pathlib.Path) -> None:
-    model = tiny_dreamer(Clock(length=100), online_replay=True).learn(30)
+def test_a_loaded_replay_ends_the_open_episode_and_keeps_the_models_own_settings(make: Any, tmp_path: pathlib.Path) -> None:
+    model = make(Clock(length=100), online_replay=True).learn(30)
     model.save_replay_buffer(tmp_path / "replay.pkl")
     model.learn(5, reset_num_timesteps=False)
     model.load_replay_buffer(tmp_path / "replay.pkl")
@@ -117,18 +118,18 @@ def test_a_loaded_replay_ends_the_open_episode_and_keeps_the_models_own_settings
     assert buffer is not None and buffer.size() == 35
     # the clock went on from 35 without us, so row 30 cannot follow row 29
     assert buffer._obs["obs"][0, 29:31, 1].tolist() == [29, 35] and buffer._is_first[0, 30]
-    plain = tiny_dreamer(Clock(length=100))
+    plain = make(Clock(length=100))
     plain.load_replay_buffer(tmp_path / "replay.pkl")
     assert plain.replay_buffer is not None and not plain.replay_buffer.online
-    long = tiny_dreamer(Clock(length=100), buffer_size=60).learn(10)
+    long = make(Clock(length=100), buffer_size=60).learn(10)
     long.save_replay_buffer(tmp_path / "short.pkl")
     with pytest.raises(ValueError, match="room for 60 rows"):
-        tiny_dreamer(Clock(), batch_length=70, learning_starts=100).load_replay_buffer(tmp_path / "short.pkl")
+        make(Clock(), batch_length=70, learning_starts=100).load_replay_buffer(tmp_path / "short.pkl")
 
 
-def test_a_loaded_model_without_its_replay_collects_before_it_trains(tmp_path: pathlib.Path) -> None:
-    tiny_dreamer(Clock()).learn(100).save(tmp_path / "model")
-    loaded = Dreamer.load(tmp_path / "model", env=Clock(), device="cpu")
+def test_a_loaded_model_without_its_replay_collects_before_it_trains(make: Any, tmp_path: pathlib.Path) -> None:
+    make(Clock()).learn(100).save(tmp_path / "model")
+    loaded = make.algorithm.load(tmp_path / "model", env=Clock(), device="cpu")
     before = loaded._n_updates
     loaded.learn(25, reset_num_timesteps=False)
     assert loaded._n_updates == before
@@ -136,44 +137,44 @@ def test_a_loaded_model_without_its_replay_collects_before_it_trains(tmp_path: p
     assert loaded._n_updates > before
 
 
-def test_switching_the_average_off_when_loading(tmp_path: pathlib.Path) -> None:
-    tiny_dreamer().learn(100).save(tmp_path / "model")
-    loaded = Dreamer.load(tmp_path / "model", env=make_vec_env("envs:ContinuousPendulum-v0", 1), evaluation_rate=None)
+def test_switching_the_average_off_when_loading(make: Any, tmp_path: pathlib.Path) -> None:
+    make().learn(100).save(tmp_path / "model")
+    loaded = make.algorithm.load(tmp_path / "model", env=make_vec_env("envs:ContinuousPendulum-v0", 1), evaluation_rate=None)
     first = loaded.predict(OBS, deterministic=True)[0]
     loaded.learn(100, reset_num_timesteps=False)
     assert not np.array_equal(first, loaded.predict(OBS, deterministic=True)[0])
 
 
-def test_other_optimizers_and_custom_objects_survive(tmp_path: pathlib.Path) -> None:
-    model = tiny_dreamer(
+def test_other_optimizers_and_custom_objects_survive(make: Any, tmp_path: pathlib.Path) -> None:
+    model = make(
         policy_kwargs=dict(size="debug", latent="categorical", optimizer_class=LaProp, optimizer_kwargs=dict(agc=0.1)),
         learning_rate=lambda progress: 1e-3 * progress,
     ).learn(60)
     model.save(tmp_path / "model")
-    loaded = Dreamer.load(tmp_path / "model", custom_objects={"learning_rate": 1e-4}, device="cpu")
+    loaded = make.algorithm.load(tmp_path / "model", custom_objects={"learning_rate": 1e-4}, device="cpu")
     assert isinstance(loaded.policy.optimizer, LaProp)
     assert loaded.learning_rate == 1e-4 and loaded.lr_schedule(1) == 1e-4
 
 
-def test_set_env_and_construction_without_learning(tmp_path: pathlib.Path) -> None:
+def test_set_env_and_construction_without_learning(make: Any, tmp_path: pathlib.Path) -> None:
     model = Dreamer("MlpPolicy", None, **TINY, _init_setup_model=False)
     assert model.env is None
-    trained = tiny_dreamer().learn(50)
+    trained = make().learn(50)
     trained.set_env(make_vec_env("envs:ContinuousPendulum-v0", 1))
     trained.learn(20)
     assert trained.num_timesteps == 20
 
 
-def test_a_missing_vecnormalize_is_told(trained: Dreamer, tmp_path: pathlib.Path) -> None:
+def test_a_missing_vecnormalize_is_told(make: Any, trained: Dreamer, tmp_path: pathlib.Path) -> None:
     plain = make_vec_env("envs:ContinuousPendulum-v0", 1)
     normalized = VecNormalize(make_vec_env("envs:ContinuousPendulum-v0", 1))
     trained.save(tmp_path / "plain")
-    tiny_dreamer(normalized).save(tmp_path / "normalized")
+    make(normalized).save(tmp_path / "normalized")
     with pytest.warns(UserWarning, match=r"normalized\.zip was trained with VecNormalize, but the environment has none"):
-        Dreamer.load(tmp_path / "normalized", plain)
+        make.algorithm.load(tmp_path / "normalized", plain)
     with pytest.warns(UserWarning, match=r"plain\.zip was trained without VecNormalize, but the environment has one"):
-        Dreamer.load(tmp_path / "plain", normalized)
+        make.algorithm.load(tmp_path / "plain", normalized)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Dreamer.load(tmp_path / "normalized", normalized)
-        Dreamer.load(tmp_path / "normalized")
+        make.algorithm.load(tmp_path / "normalized", normalized)
+        make.algorithm.load(tmp_path / "normalized")
