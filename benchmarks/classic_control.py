@@ -8,7 +8,6 @@ several of the task's own. ``tuning.csv`` there: what was tried before, on seed 
 ``MountainCarContinuous-v0`` on seeds 0 and 1, which made its random phase longer).
 """
 
-import argparse
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import yaml
 from rl_zoo3.utils import get_wrapper_class
+from shared import number, parse_arguments
 
 from sb3_dreamer.compare import compare
 from sb3_dreamer.zoo import ALGORITHMS
@@ -88,24 +88,16 @@ def table(names: list[str]) -> str:
         entry = summary["algorithms"]["dreamer"]
         steps, cpu, final = entry["steps_to_threshold"], entry["cpu_seconds_to_threshold"], entry["final_return"]
         lines.append(
-            f"| {name} (≥ {summary['threshold']:g}) | {len(entry['seeds'])} | {_number(steps['median'])} "
-            f"({_number(steps['worst'])}) | {_number(cpu['median'])} ({_number(cpu['worst'])}) "
+            f"| {name} (≥ {summary['threshold']:g}) | {len(entry['seeds'])} | {number(steps['median'])} "
+            f"({number(steps['worst'])}) | {number(cpu['median'])} ({number(cpu['worst'])}) "
             f"| {final['median']:.1f} ({final['min']:.1f}) |"
         )
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
-    return "never" if value is None else f"{value:,.0f}"
-
-
 def main() -> None:
     """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), metavar="TASK")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--table-only", action="store_true")
-    args = parser.parse_args()
+    args = parse_arguments(__doc__, TASKS)
     # The runs' processes import this file by its name.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     for name in args.tasks if not args.table_only else []:

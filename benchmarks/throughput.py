@@ -8,7 +8,6 @@ torch thread; CPU seconds of the process are what is compared, as they do not co
 
 import argparse
 import json
-import platform
 import resource
 import time
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import stable_baselines3
 import torch as th
 from gymnasium import spaces
 from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer.compare.records import cpu_model, installed_versions
 from sb3_dreamer.world_models import ModelSize
 
 RESULTS = Path(__file__).parent / "results" / "throughput"
@@ -142,15 +141,6 @@ def gemm_peak(device: str) -> float:
     return best
 
 
-def processor() -> str:
-    """:return: its name"""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,19 +150,14 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(1)
     peak = gemm_peak(args.device)
-    name = processor() if args.device == "cpu" else th.cuda.get_device_name()
+    name = cpu_model() if args.device == "cpu" else th.cuda.get_device_name()
     print(f"{name}, 1 thread, matrix products at most {peak:.0f} GFLOP/s\n")
     print("| case | parameters | CPU s an update | updates/s | GFLOP | share of peak | sampling | acting ms, 1 / 16 envs |")
     print("|---|---|---|---|---|---|---|---|")
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{args.device}.json"
     record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
-    versions = {
-        "python": platform.python_version(),
-        "torch": th.__version__,
-        "stable_baselines3": stable_baselines3.__version__,
-    }
-    record.update(processor=name, threads=1, gemm_peak_gflops=peak, versions=versions)
+    record.update(processor=name, threads=1, gemm_peak_gflops=peak, versions=installed_versions())
     for case in args.cases:
         found = measure(CASES[case], args.updates, args.device)
         found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,10 +5,11 @@ Dreamer with its default settings on the toy tasks, beside SB3's baselines: the 
 statistics with settings, versions and processor, curves) and prints the table. Every run has one torch thread.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
+
+from shared import number, parse_arguments
 
 from sb3_dreamer.compare import compare
 
@@ -35,11 +36,7 @@ TASKS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), metavar="TASK")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--table-only", action="store_true")
-    args = parser.parse_args()
+    args = parse_arguments(__doc__, TASKS)
     for name in args.tasks if not args.table_only else []:
         settings = {"eval_every": 125, **TASKS[name]}
         compare(name.split("/")[0], out=RESULTS / name.replace("/", "-"), jobs=args.jobs, **settings)
@@ -64,18 +61,14 @@ def table(names: list[str]) -> str:
         for algo, entry in summary["algorithms"].items():
             steps, cpu, after = entry["steps_to_threshold"], entry["cpu_seconds_to_threshold"], entry["after_threshold"]
             final = entry["final_return"]
-            cost = f"{_number(cpu['median'])} ({_number(cpu['worst'])})"
+            cost = f"{number(cpu['median'])} ({number(cpu['worst'])})"
             lines.append(
                 f"| {name.split('/')[0]} (≥ {summary['threshold']:g}) | {algo} | {len(entry['seeds'])} "
-                f"| {_number(steps['median'])} ({_number(steps['worst'])}) | {cost} "
-                f"| {_number(after['mean'], 2)} / {_number(after['worst'], 2)} "
-                f"| {_number(final['median'], 2)} ({_number(final['min'], 2)}) |"
+                f"| {number(steps['median'])} ({number(steps['worst'])}) | {cost} "
+                f"| {number(after['mean'], 2)} / {number(after['worst'], 2)} "
+                f"| {number(final['median'], 2)} ({number(final['min'], 2)}) |"
             )
     return "\n".join(lines)
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return "never" if value is None else f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

@@ -83,9 +83,11 @@ class ContinuousPendulumEnv(ToyEnv):
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 20}  # noqa: RUF012
     max_episode_steps: ClassVar[int | None] = EPISODE_STEPS
+    task_class: ClassVar[type[PendulumTask]] = PendulumTask
+    """The rules, which differ in what they show."""
 
     def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(PendulumTask(), render_mode)
+        super().__init__(self.task_class(), render_mode)
 
 
 class ContinuousPendulumVectorEnv(ToyVectorEnv):
@@ -97,8 +99,9 @@ class ContinuousPendulumVectorEnv(ToyVectorEnv):
     """
 
     metadata: dict[str, Any] = {**ToyVectorEnv.metadata, "render_fps": 20}  # noqa: RUF012
+    task_class: ClassVar[type[PendulumTask]] = PendulumTask
 
     def __init__(
         self, num_envs: int = 1, max_episode_steps: int | None = EPISODE_STEPS, render_mode: str | None = None
     ) -> None:
-        super().__init__(PendulumTask(), num_envs, max_episode_steps, render_mode)
+        super().__init__(self.task_class(), num_envs, max_episode_steps, render_mode)

@@ -1,13 +1,12 @@
 """The pendulum without its velocity: one observation no longer tells where it is heading, two in a row do."""
 
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
-from envs.base import FloatArray, Observation, ToyEnv
-from envs.pendulum import EPISODE_STEPS, ContinuousPendulumEnv, PendulumTask
-from envs.vector import ToyVectorEnv
+from envs.base import FloatArray, Observation
+from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv, PendulumTask
 
 
 class PendulumNoVelocityTask(PendulumTask):
@@ -34,11 +33,10 @@ class ContinuousPendulumNoVelocityEnv(ContinuousPendulumEnv):
     :param render_mode: ``None``, ``"rgb_array"`` or ``"human"``
     """
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        ToyEnv.__init__(self, PendulumNoVelocityTask(), render_mode)
+    task_class: ClassVar[type[PendulumTask]] = PendulumNoVelocityTask
 
 
-class ContinuousPendulumNoVelocityVectorEnv(ToyVectorEnv):
+class ContinuousPendulumNoVelocityVectorEnv(ContinuousPendulumVectorEnv):
     """A batch of :class:`ContinuousPendulumNoVelocityEnv`.
 
     :param num_envs: how many copies
@@ -46,9 +44,4 @@ class ContinuousPendulumNoVelocityVectorEnv(ToyVectorEnv):
     :param render_mode: ``None`` or ``"rgb_array"``
     """
 
-    metadata: dict[str, Any] = {**ToyVectorEnv.metadata, "render_fps": 20}  # noqa: RUF012
-
-    def __init__(
-        self, num_envs: int = 1, max_episode_steps: int | None = EPISODE_STEPS, render_mode: str | None = None
-    ) -> None:
-        super().__init__(PendulumNoVelocityTask(), num_envs, max_episode_steps, render_mode)
+    task_class: ClassVar[type[PendulumTask]] = PendulumNoVelocityTask

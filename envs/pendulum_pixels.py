@@ -1,15 +1,14 @@
 """The pendulum as a small picture: one shows the angle, two in a row the motion."""
 
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from envs.base import FloatArray, ToyEnv
+from envs.base import FloatArray
 from envs.drawing import BLUE, RED, WHITE
-from envs.pendulum import EPISODE_STEPS, ContinuousPendulumEnv, PendulumTask
-from envs.vector import ToyVectorEnv
+from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv, PendulumTask
 
 SIZE = 64  # pixels, of the square picture; the axle is in its middle
 ROD_LENGTH = 23.0  # pixels, from the axle to the middle of the bob
@@ -59,11 +58,10 @@ class ContinuousPendulumPixelsEnv(ContinuousPendulumEnv):
     :param render_mode: ``None``, ``"rgb_array"`` or ``"human"``
     """
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        ToyEnv.__init__(self, PendulumPixelsTask(), render_mode)
+    task_class: ClassVar[type[PendulumTask]] = PendulumPixelsTask
 
 
-class ContinuousPendulumPixelsVectorEnv(ToyVectorEnv):
+class ContinuousPendulumPixelsVectorEnv(ContinuousPendulumVectorEnv):
     """A batch of :class:`ContinuousPendulumPixelsEnv`.
 
     :param num_envs: how many copies
@@ -71,12 +69,7 @@ class ContinuousPendulumPixelsVectorEnv(ToyVectorEnv):
     :param render_mode: ``None`` or ``"rgb_array"``
     """
 
-    metadata: dict[str, Any] = {**ToyVectorEnv.metadata, "render_fps": 20}  # noqa: RUF012
-
-    def __init__(
-        self, num_envs: int = 1, max_episode_steps: int | None = EPISODE_STEPS, render_mode: str | None = None
-    ) -> None:
-        super().__init__(PendulumPixelsTask(), num_envs, max_episode_steps, render_mode)
+    task_class: ClassVar[type[PendulumTask]] = PendulumPixelsTask
 
 
 def _draw_corner(side: npt.NDArray[np.float32], height: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

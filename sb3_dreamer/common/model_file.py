@@ -12,7 +12,11 @@ import pathlib
 import pickle
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from stable_baselines3.common.save_util import open_path
 
 from sb3_dreamer.common.plain_data import NotPlainError, decode, encode
 from sb3_dreamer.version import __version__
@@ -47,9 +51,44 @@ DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     zlib.error,
+    json.JSONDecodeError,
+    UnicodeDecodeError,
 )
 """What reading a damaged file may raise."""
 File = str | pathlib.Path | io.BufferedIOBase
+
+
+def file_name(file: Any) -> str:
+    """
+    :param file: an open file
+    :return: its path, if it has one
+    """
+    return str(getattr(file, "name", "the open file"))
+
+
+@contextmanager
+def opened(path: File, suffix: str, subject: str, otherwise: str) -> Iterator[io.BufferedIOBase]:
+    """
+    Open a file to be read; whatever goes wrong inside becomes an error that names it.
+
+    :param path: path, or an open file, which stays open
+    :param suffix: tried if there is no file of that path
+    :param subject: begins the error's message
+    :param otherwise: what the file may be if it is not damaged
+    :raises ValueError: for a ValueError inside, and for all that damaged files raise
+    """
+    file = path if isinstance(path, io.BufferedIOBase) else open_path(path, "r", suffix=suffix)
+    name = f"{subject}{file_name(file)}"
+    try:
+        yield file
+    except DAMAGE as damage:
+        kind = type(damage).__name__
+        raise ValueError(f"{name} cannot be loaded: it is damaged or {otherwise} ({kind}: {damage})") from damage
+    except ValueError as wrong:
+        raise ValueError(f"{name} cannot be loaded: {wrong}") from wrong
+    finally:
+        if file is not path:
+            file.close()
 
 
 def argument_names(algorithm: type) -> list[str]:
@@ -105,7 +144,7 @@ def read_header(file: File, algorithm: type) -> dict[str, Any]:
                 raise ValueError(f"it is damaged: the checksum of its part {broken!r} is wrong")
             names = archive.namelist()
             header = json.loads(archive.read(ENTRY)) if ENTRY in names else None
-    except (*DAMAGE, json.JSONDecodeError, UnicodeDecodeError) as damage:
+    except DAMAGE as damage:
         raise ValueError(f"it is not a model's zip file, or only a part of one ({damage})") from damage
     if header is None:
         writer = "an algorithm of Stable-Baselines3" if "data" in names and "policy.pth" in names else "something else"

@@ -6,6 +6,7 @@ Spaces to tensors and back. Every observation space is a dictionary of keys insi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -30,17 +31,17 @@ class OneHotLayout:
         """Length of the vector."""
         return sum(self.classes)
 
-    @property
+    @cached_property
     def offsets(self) -> np.ndarray:
         """Where each variable's one-hot begins, ``(G,)``."""
         return np.cumsum([0, *self.classes[:-1]])
 
-    @property
+    @cached_property
     def valid(self) -> np.ndarray:
         """Which entries of the padded grid exist, ``(G, K)``."""
         return np.arange(max(self.classes)) < np.array(self.classes)[:, None]
 
-    @property
+    @cached_property
     def index(self) -> np.ndarray:
         """Position in the vector of every entry of the padded grid, the vector's length where there is none, ``(G, K)``."""
         return np.where(self.valid, self.offsets[:, None] + np.arange(max(self.classes)), self.size)
@@ -82,6 +83,11 @@ class ObservationKey:
     """Their smallest values; the replay stores choices from 0."""
     scale: float = 1.0
     """Value of an image's brightest pixel."""
+
+    @cached_property
+    def layout(self) -> OneHotLayout:
+        """Of the one-hots of a discrete key."""
+        return OneHotLayout(self.classes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -150,6 +156,7 @@ class ObservationCodec:
 
     def __init__(self, space: spaces.Space, convolve: bool = True, normalize_images: bool = True) -> None:
         self.space = space
+        self.is_dict = isinstance(space, spaces.Dict)
         parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
         if not parts:
             raise ValueError(f"The observation space {space} has no keys: give it at least one.")
@@ -160,6 +167,9 @@ class ObservationCodec:
             _describe(name, part, convolve, normalize_images) for name, part in sorted(parts.items())
         )
 
+    def _part(self, obs: Any, key: ObservationKey) -> Any:
+        return obs[key.name] if self.is_dict else obs
+
     def to_arrays(self, obs: Any) -> dict[str, np.ndarray]:
         """
         :param obs: a batch of observations as a VecEnv returns it
@@ -168,7 +178,7 @@ class ObservationCodec:
         """
         arrays = {}
         for key in self.keys:
-            array = np.asarray(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
+            array = np.asarray(self._part(obs, key))
             if key.kind == "discrete":
                 array = array.reshape(-1, len(key.classes)) - np.array(key.start)
             fractions = array.dtype.kind == "f" and key.kind in ("vector", "image")
@@ -187,7 +197,7 @@ class ObservationCodec:
             array = arrays[key.name]
             lead = array.shape[: array.ndim - len(key.shape)]
             if key.kind == "discrete":
-                array = OneHotLayout(key.classes).encode(array.reshape(*lead, len(key.classes)))
+                array = key.layout.encode(array.reshape(*lead, len(key.classes)))
             elif key.kind == "image":
                 array = array.reshape(*lead, *key.image_shape)
             else:
@@ -208,13 +218,13 @@ class ObservationCodec:
             array = tensors[key.name].detach().cpu().numpy()
             lead = array.shape[: -3 if key.kind == "image" else -1]
             if key.kind == "discrete":
-                array = OneHotLayout(key.classes).decode(array) + np.array(key.start)
+                array = key.layout.decode(array) + np.array(key.start)
             elif key.kind == "binary":
                 array = (array > 0.5).astype(np.int8)
             elif key.kind == "image" and key.dtype == "uint8":
                 array = np.rint(array.clip(0, 255)).astype(np.uint8)
             observations[key.name] = array.reshape(*lead, *key.shape)
-        return observations if isinstance(self.space, spaces.Dict) else observations["obs"]
+        return observations if self.is_dict else observations["obs"]
 
     def transpose(self, obs: Any) -> Any:
         """
@@ -240,9 +250,9 @@ class ObservationCodec:
         """
         found: set[int | None] = set()  # lengths of the batch axis, None where there is none
         for key in self.keys:
-            shape = np.shape(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
+            shape = np.shape(self._part(obs, key))
             if shape != key.shape and shape[1:] != key.shape:
-                where = f"of key {key.name!r} " if isinstance(self.space, spaces.Dict) else ""
+                where = f"of key {key.name!r} " if self.is_dict else ""
                 raise ValueError(
                     f"Unexpected observation shape {shape} {where}for {self.space}: use {key.shape} for one observation or "
                     f"{('n_env', *key.shape)} for a batch."
@@ -272,7 +282,7 @@ class ObservationCodec:
         :return: environment index and key of the first bad value, and what is wrong with it; None if all is well
         """
         for key in self.keys:
-            array = np.asarray(obs[key.name] if isinstance(self.space, spaces.Dict) else obs)
+            array = np.asarray(self._part(obs, key))
             if key.kind == "discrete":
                 choices = array.reshape(-1, len(key.classes)) - np.array(key.start)
                 good, what = (choices >= 0) & (choices < np.array(key.classes)), "a choice that is not in the space"

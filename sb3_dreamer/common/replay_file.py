@@ -57,42 +57,39 @@ def read_replay(
     :param signature: :meth:`SequenceBuffer.signature` that the model needs
     :param kwargs: further arguments of the new replay: ``device``, ``online``, ``storage_path``
     :return: the replay
-    :raises ValueError: the file is damaged, not a replay, or of other spaces or sizes
+    :raises ValueError: the file is not a replay, or of other spaces or sizes; a damaged one may raise much else
     """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if "header.npy" not in archive.namelist():
-                raise ValueError("it is not the replay of a world-model algorithm")
-            header = json.loads(str(_read_small(archive, "header")))
-            if header["format"] != FORMAT:
-                raise ValueError(f"it has format {header['format']}, this version of sb3_dreamer reads format {FORMAT}")
-            if header["signature"] != describe(signature):
-                raise ValueError(
-                    f"it was written with other spaces or sizes: it has {header['signature']}, this model needs "
-                    f"{describe(signature)} (observation keys, action, deterministic and stochastic sizes)"
-                )
-            _, action_size, deter_size, stoch_size = signature
-            buffer = SequenceBuffer(
-                header["buffer_size"], codec, action_size, deter_size, stoch_size, n_envs=header["n_envs"], **kwargs
+    with zipfile.ZipFile(file) as archive:
+        if "header.npy" not in archive.namelist():
+            raise ValueError("it is not the replay of a world-model algorithm")
+        header = json.loads(str(_read_small(archive, "header")))
+        if header["format"] != FORMAT:
+            raise ValueError(f"it has format {header['format']}, this version of sb3_dreamer reads format {FORMAT}")
+        if header["signature"] != describe(signature):
+            raise ValueError(
+                f"it was written with other spaces or sizes: it has {header['signature']}, this model needs "
+                f"{describe(signature)} (observation keys, action, deterministic and stochastic sizes)"
             )
-            buffer._count[:] = _read_small(archive, "count")
-            buffer._online_start[:] = _read_small(archive, "online_start")
-            buffer._online_queue = deque((stream, row) for stream, row in header["online_queue"])
-            if not all(0 <= stream < buffer.n_envs for stream, _ in buffer._online_queue):
-                raise ValueError("its queue names environments that it does not have")
-            buffer.set_rng_state(header["rng"])
-            used = int(min(buffer._count.max(initial=0), buffer.capacity))
-            if used:
-                buffer._reserve(used)
-            for i, key in enumerate(codec.keys):
-                rows = buffer._obs[key.name]
-                _read_rows(archive, f"obs_{i}", rows, used)
-                if key.kind == "discrete" and not (rows[:, :used].reshape(-1, len(key.classes)) < key.classes).all():
-                    raise ValueError(f"its observations of key {key.name!r} hold a choice that is not in the space")
-            for name in COLUMNS:
-                _read_rows(archive, name.strip("_"), getattr(buffer, name), used)
-    except (zipfile.BadZipFile, EOFError, KeyError, json.JSONDecodeError) as damage:
-        raise ValueError(f"it is damaged or not a replay ({damage})") from damage
+        _, action_size, deter_size, stoch_size = signature
+        buffer = SequenceBuffer(
+            header["buffer_size"], codec, action_size, deter_size, stoch_size, n_envs=header["n_envs"], **kwargs
+        )
+        buffer._count[:] = _read_small(archive, "count")
+        buffer._online_start[:] = _read_small(archive, "online_start")
+        buffer._online_queue = deque((stream, row) for stream, row in header["online_queue"])
+        if not all(0 <= stream < buffer.n_envs for stream, _ in buffer._online_queue):
+            raise ValueError("its queue names environments that it does not have")
+        buffer.set_rng_state(header["rng"])
+        used = int(min(buffer._count.max(initial=0), buffer.capacity))
+        if used:
+            buffer._reserve(used)
+        for i, key in enumerate(codec.keys):
+            rows = buffer._obs[key.name]
+            _read_rows(archive, f"obs_{i}", rows, used)
+            if key.kind == "discrete" and not (rows[:, :used].reshape(-1, len(key.classes)) < key.classes).all():
+                raise ValueError(f"its observations of key {key.name!r} hold a choice that is not in the space")
+        for name in COLUMNS:
+            _read_rows(archive, name.strip("_"), getattr(buffer, name), used)
     return buffer
 
 

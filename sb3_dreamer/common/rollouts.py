@@ -17,6 +17,8 @@ from sb3_dreamer.common.preprocessing import batched
 from sb3_dreamer.common.saving import SavingAlgorithm
 from sb3_dreamer.common.types import RowIndex, SequenceBatch
 
+GO_ON = "The model is whole and can be saved; to go on, make a new environment and call set_env()."
+
 
 def wait_for_workers(env: VecEnv) -> None:
     """
@@ -59,10 +61,7 @@ class RolloutAlgorithm(SavingAlgorithm):
         """Resetting a SubprocVecEnv would wait for ever for a worker that has died."""
         workers = getattr(self.env.unwrapped, "processes", []) if self.env is not None else []
         if not all(process.is_alive() for process in workers):
-            raise RuntimeError(
-                "A worker process of SubprocVecEnv has died. The model is whole and can be saved; to go on, make a new "
-                "environment and call set_env()."
-            )
+            raise RuntimeError(f"A worker process of SubprocVecEnv has died. {GO_ON}")
 
     def _begin_rollout(self) -> None:
         """Nothing is remembered of what came before the present observation."""
@@ -115,8 +114,9 @@ class RolloutAlgorithm(SavingAlgorithm):
         # the reward head learns true rewards, whatever a VecNormalize makes of them
         true_rewards = rewards if self._vec_normalize_env is None else self._vec_normalize_env.get_original_reward()
         check_finite(self.observation_codec, self.num_timesteps, new_obs, true_rewards, dones, infos)
-        if self._normalizer is not None:  # which clips what is infinite
-            check_finite(self.observation_codec, self.num_timesteps, self._normalizer.get_original_obs())
+        original = None if self._normalizer is None else self._normalizer.get_original_obs()
+        if original is not None:  # a VecNormalize clips what is infinite
+            check_finite(self.observation_codec, self.num_timesteps, original)
         buffer.add(
             np.arange(self.n_envs),
             stored,
@@ -130,8 +130,8 @@ class RolloutAlgorithm(SavingAlgorithm):
         for i in np.flatnonzero(dones):
             self._add_last_row(int(i), true_rewards[i], infos[i])
         self._last_obs = new_obs
-        if self._normalizer is not None:
-            self._last_original_obs = self._normalizer.get_original_obs()
+        if original is not None:
+            self._last_original_obs = original
         # a reset observation comes without reward
         self._last_rewards = np.where(dones, 0.0, true_rewards).astype(np.float32)
         self._last_episode_starts = dones
@@ -158,8 +158,7 @@ class RolloutAlgorithm(SavingAlgorithm):
         except (EOFError, BrokenPipeError, ConnectionResetError) as gone:
             raise RuntimeError(
                 f"A worker process of {type(env.unwrapped).__name__} has died while it stepped (killed, out of memory, or "
-                "crashed: see its output). The model is whole and can be saved; to go on, make a new environment and call "
-                "set_env()."
+                f"crashed: see its output). {GO_ON}"
             ) from gone
 
     def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
@@ -167,10 +166,12 @@ class RolloutAlgorithm(SavingAlgorithm):
         assert self.replay_buffer is not None
         seen, rewards = batched(info["terminal_observation"]), np.array([reward])
         last_obs = self.observation_codec.to_arrays(seen)
-        original = seen if self._normalizer is None else self._normalizer.unnormalize_obs(seen)
+        stored = last_obs
+        if self._normalizer is not None:
+            stored = self.observation_codec.to_arrays(self._normalizer.unnormalize_obs(seen))
         self.replay_buffer.add(
             np.array([i]),
-            self.observation_codec.to_arrays(original),
+            stored,
             action=0.0,
             reward=rewards,
             is_first=False,

@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file, open_path
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.utils import check_for_correct_spaces
@@ -123,26 +123,17 @@ class SavingAlgorithm(BaseAlgorithm):
         """
         if env is not None:
             env = cls._wrap_env(env)
-        file = path if isinstance(path, io.BufferedIOBase) else open_path(path, "r", suffix="zip")
-        try:
+        with model_file.opened(path, "zip", "", "does not fit") as file:
             header = model_file.read_header(file, cls)
             file.seek(0)
             if not trusted:
                 return cls._load_plain(file, header, env, device, force_reset, {**(custom_objects or {}), **kwargs})
             model = super().load(file, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        except ValueError as wrong:
-            raise ValueError(f"{_name(file)} cannot be loaded: {wrong}") from wrong
-        except model_file.DAMAGE as wrong:
-            kind = type(wrong).__name__
-            raise ValueError(f"{_name(file)} cannot be loaded, it is damaged or does not fit ({kind}: {wrong})") from wrong
-        finally:
-            if file is not path:
-                file.close()
         if env is not None and model._saved_normalized != (model.get_vec_normalize_env() is not None):
             was, has = ("with", "none") if model._saved_normalized else ("without", "one")
             warnings.warn(
-                f"{_name(file)} was trained {was} VecNormalize, but the environment has {has}: observations will have another "
-                "scale. Wrap it as before (VecNormalize.load restores the statistics)."
+                f"{model_file.file_name(file)} was trained {was} VecNormalize, but the environment has {has}: observations "
+                "will have another scale. Wrap it as before (VecNormalize.load restores the statistics)."
             )
         if "seed" in kwargs:  # a new seed is meant to give new random numbers
             model._random_state = None
@@ -233,26 +224,17 @@ class SavingAlgorithm(BaseAlgorithm):
         model = self.policy.world_model
         signature = (self.observation_codec.keys, self.action_codec.size, model.deter_size, model.stoch_size)
         storage = (self.replay_buffer_kwargs or {}).get("storage_path")
-        file = path if isinstance(path, io.BufferedIOBase) else open_path(path, "r", suffix="pkl")
-        try:
+        with model_file.opened(path, "pkl", "The replay ", "not a replay") as file:
             buffer = read_replay(
                 file, self.observation_codec, signature, device=self.device, online=self.online_replay, storage_path=storage
             )
-        except ValueError as wrong:
-            raise ValueError(f"The replay {_name(file)} cannot be loaded: {wrong}.") from wrong
-        except model_file.DAMAGE as wrong:
-            kind = type(wrong).__name__
-            raise ValueError(f"The replay {_name(file)} cannot be loaded: it is damaged or not a replay ({kind}).") from wrong
-        finally:
-            if file is not path:
-                file.close()
-        if buffer.n_envs != self.n_envs:
-            buffer, truncate_last_traj = buffer.redistribute(self.n_envs), True
-        if buffer.capacity <= self.batch_length:
-            raise ValueError(
-                f"The replay {_name(file)} has room for {buffer.capacity} rows of each environment, windows of "
-                f"batch_length + 1 = {self.batch_length + 1} rows do not fit: use a model with a smaller batch_length."
-            )
+            if buffer.n_envs != self.n_envs:
+                buffer, truncate_last_traj = buffer.redistribute(self.n_envs), True
+            if buffer.capacity <= self.batch_length:
+                raise ValueError(
+                    f"it has room for {buffer.capacity} rows of each environment, windows of batch_length + 1 = "
+                    f"{self.batch_length + 1} rows do not fit: use a model with a smaller batch_length"
+                )
         before = self.replay_buffer
         # how many rows there were when this model's rollout stood where it stands: of its own replay, or of the file's
         rows = before.rows_written() if before is not None and before.size() > 0 else self._replay_rows
@@ -266,7 +248,3 @@ class SavingAlgorithm(BaseAlgorithm):
         self.replay_buffer, self._replay_rows = buffer, None
         if not goes_on:
             self._last_state = None
-
-
-def _name(file: Any) -> str:
-    return str(getattr(file, "name", "the open file"))
