@@ -9,7 +9,7 @@ import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
-from sb3_dreamer.common.networks import MLP, Norm, make_norm, truncated_normal_
+from sb3_dreamer.common.networks import MLP, Norm, make_norm, norm_silu, truncated_normal_
 
 CHANNELS = (2, 3, 4)
 """Multiples of ``depth`` by stage; later stages have as many channels as the last."""
@@ -87,7 +87,7 @@ def normalise_channels(norm: nn.Module, x: th.Tensor) -> th.Tensor:
     :return: every pixel normalised over its channels, then SiLU; same shape
     """
     # with the channels last in memory, both permutations are views
-    return F.silu(norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+    return norm_silu(norm, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ConvEncoder(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch as th
@@ -33,17 +34,28 @@ class TwoHot:
         # float32 whatever the network's precision: the outer bins lie near ±5e8
         self.logits, self.bins = logits.float(), bins
 
+    def __getitem__(self, index: tuple[slice, ...]) -> TwoHot:
+        """
+        :param index: into the leading axes
+        :return: those scalars only
+        """
+        return TwoHot(self.logits[index], self.bins)
+
     @property
     def mean(self) -> th.Tensor:
         """Expectation over the bins, ``(...)``."""
-        return two_hot_mean(self.logits, self.bins)
+        return two_hot_mean(th.softmax(self.logits, dim=-1), self.bins)
+
+    @cached_property
+    def _log_probs(self) -> th.Tensor:
+        return th.log_softmax(self.logits, dim=-1)
 
     def loss(self, target: th.Tensor) -> th.Tensor:
         """
         :param target: numbers in their own units, ``(...)``
         :return: cross-entropy with the two-hot target, ``(...)``
         """
-        return two_hot_cross_entropy(self.logits, target.detach(), self.bins)
+        return two_hot_cross_entropy(self._log_probs, target.detach(), self.bins)
 
 
 class ScaledNumber:
@@ -104,6 +116,15 @@ class BoundedNormal:
 
     def __init__(self, raw_mean: th.Tensor, std: th.Tensor) -> None:
         self.raw_mean, self.mean, self.std = raw_mean, th.tanh(raw_mean), std
+
+    @classmethod
+    def stack(cls, policies: Sequence[BoundedNormal], dim: int) -> BoundedNormal:
+        """
+        :param policies: of equal shapes
+        :param dim: the new axis
+        :return: all of them as one
+        """
+        return cls(th.stack([p.raw_mean for p in policies], dim), th.stack([p.std for p in policies], dim))
 
     @property
     def mode(self) -> th.Tensor:
@@ -205,9 +226,18 @@ class OneHotCategorical:
     """
 
     def __init__(self, logits: th.Tensor, groups: OneHotGroups, unimix: float = 0.01) -> None:
-        self.groups = groups
+        self.groups, self.unimix, self.logits = groups, unimix, logits
         self.probs = groups.softmax(logits, unimix)  # (..., G, K)
-        self._logits = logits
+
+    @classmethod
+    def stack(cls, policies: Sequence[OneHotCategorical], dim: int) -> OneHotCategorical:
+        """
+        :param policies: of equal shapes
+        :param dim: the new axis
+        :return: all of them as one
+        """
+        first = policies[0]
+        return cls(th.stack([p.logits for p in policies], dim), first.groups, first.unimix)
 
     @property
     def mode(self) -> th.Tensor:
@@ -241,7 +271,7 @@ class OneHotCategorical:
     @property
     def saturation(self) -> th.Tensor:
         """Mean square of the logits, centred for each variable, ``(...)``."""
-        logits = self.groups.split(self._logits, 0.0)
+        logits = self.groups.split(self.logits, 0.0)
         mean = (logits * self.groups.uniform).sum(-1, keepdim=True)
         return self.groups.join(logits - mean).square().mean(-1)
 

@@ -73,7 +73,7 @@ class CategoricalLatents:
         self.param_size = self.size = groups * classes
 
     def _probs(self, params: th.Tensor) -> th.Tensor:
-        logits = params.unflatten(-1, (self.groups, self.classes))  # (..., S, K)
+        logits = params.float().unflatten(-1, (self.groups, self.classes))  # (..., S, K)
         probs = th.softmax(logits, dim=-1)
         return probs * (1 - self.unimix) + self.unimix / self.classes
 
@@ -88,7 +88,9 @@ class CategoricalLatents:
         probs = self._probs(params)
         # argmax of p / Exponential(1) is a draw from p (the exponential race, equal to the Gumbel-max trick)
         hard = self._one_hot(probs, probs.detach() / noise)
-        return (hard + (probs - probs.detach())).flatten(-2)
+        if probs.requires_grad:
+            hard = hard + (probs - probs.detach())
+        return hard.flatten(-2)
 
     def mode(self, params: th.Tensor) -> th.Tensor:
         probs = self._probs(params)
@@ -119,7 +121,7 @@ class GaussianLatents:
         self.size, self.param_size, self.min_std = size, 2 * size, min_std
 
     def _mean_std(self, params: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        mean, raw = params.chunk(2, dim=-1)
+        mean, raw = params.float().chunk(2, dim=-1)
         return mean, F.softplus(raw) + self.min_std
 
     def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
@@ -130,7 +132,7 @@ class GaussianLatents:
         return th.addcmul(mean, std, noise)
 
     def mode(self, params: th.Tensor) -> th.Tensor:
-        return params[..., : self.size]
+        return params[..., : self.size].float()
 
     @staticmethod
     def _kl(mean_p: th.Tensor, std_p: th.Tensor, mean_q: th.Tensor, std_q: th.Tensor) -> th.Tensor:

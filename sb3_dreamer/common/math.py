@@ -48,7 +48,10 @@ def random_like(
     :return: random numbers
     """
     noise = th.empty(shape, device=like.device if generator is None else generator.device)
-    noise = noise.normal_(generator=generator) if kind == "normal" else noise.exponential_(generator=generator)
+    if kind == "normal":
+        noise.normal_(generator=generator)
+    else:  # never 0, maybe infinite; on a CPU, exponential_() takes several times as long
+        noise.uniform_(generator=generator).log_().neg_()
     return noise.to(like.device)
 
 
@@ -83,34 +86,32 @@ def two_hot(value: th.Tensor, bins: th.Tensor) -> tuple[th.Tensor, th.Tensor, th
     return lower, upper, weight
 
 
-def two_hot_cross_entropy(logits: th.Tensor, value: th.Tensor, bins: th.Tensor) -> th.Tensor:
+def two_hot_cross_entropy(log_probs: th.Tensor, value: th.Tensor, bins: th.Tensor) -> th.Tensor:
     """
-    Cross-entropy between the two-hot target of ``value`` and ``softmax(logits)``.
+    Cross-entropy between the two-hot target of ``value`` and predicted probabilities.
 
-    :param logits: ``(..., K)``
+    :param log_probs: of the bins, ``(..., K)``
     :param value: targets in raw space, ``(...)``
     :param bins: bin centres, ``(K,)``
     :return: loss, ``(...)``
     """
     lower, upper, weight = two_hot(value, bins)
-    log_probs = th.log_softmax(logits, dim=-1)
     picked = log_probs.gather(-1, th.stack([lower, upper], dim=-1))  # (..., 2)
     return -((1 - weight) * picked[..., 0] + weight * picked[..., 1])
 
 
-def two_hot_mean(logits: th.Tensor, bins: th.Tensor) -> th.Tensor:
+def two_hot_mean(probs: th.Tensor, bins: th.Tensor) -> th.Tensor:
     """
-    Expectation over the bins, summed in symmetric pairs so that equal logits give exactly 0
+    Expectation over the bins, summed in symmetric pairs so that equal probabilities give exactly 0
     (a plain sum of terms near ±5e8 would leave a rounding error far larger than any reward).
 
-    :param logits: ``(..., K)``
+    :param probs: of the bins, ``(..., K)``
     :param bins: symmetric bin centres, ``(K,)``
     :return: mean, ``(...)``
     """
-    probs = th.softmax(logits, dim=-1)
     half = len(bins) // 2
     positive = probs[..., half + 1 :] - probs[..., :half].flip(-1)
-    return (positive * bins[half + 1 :]).sum(-1)
+    return positive @ bins[half + 1 :]
 
 
 def lambda_return(

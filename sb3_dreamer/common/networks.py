@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
 Norm = Literal["rms", "layer"]
+
+CHUNK = 2**19
+"""Numbers in the largest hidden layer that a CPU computes at once: more than that leaves its cache between two operations."""
 
 
 def truncated_normal_(weight: th.Tensor, fan_in: int, scale: float = 1.0) -> None:
@@ -61,6 +65,57 @@ def make_norm(kind: Norm, size: int) -> nn.Module:
     raise ValueError(f"norm must be 'rms' or 'layer', got {kind!r}.")
 
 
+class _RMSNormSiLU(th.autograd.Function):
+    """
+    ``silu(w x / sqrt(mean(x²) + eps))``, computed in float32, with as few passes over memory, and as little of it to keep
+    for the gradient, as torch's own operations allow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, eps: float) -> th.Tensor:
+        wide = x.float()
+        scale = th.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = wide * scale if wide is x else wide.mul_(scale)
+        ctx.save_for_backward(normed, scale, weight)
+        return F.silu(normed * weight, inplace=True).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: th.Tensor) -> tuple[th.Tensor, th.Tensor, None]:
+        normed, scale, weight = ctx.saved_tensors
+        grad = th.ops.aten.silu_backward(grads[0].float(), normed * weight)
+        product = grad * normed
+        grad_weight = product.flatten(0, -2).sum(0)
+        along = (product @ weight).div_(-len(weight)).unsqueeze(-1)  # x changes its own norm as well
+        return grad.mul_(weight).addcmul_(normed, along).mul_(scale).to(grads[0].dtype), grad_weight, None
+
+
+def norm_silu(norm: nn.Module, x: th.Tensor) -> th.Tensor:
+    """
+    :param norm: from :func:`make_norm`
+    :param x: ``(..., size)``
+    :return: ``silu(norm(x))``, same shape and type, computed in float32
+    """
+    if isinstance(norm, nn.RMSNorm) and x.device.type == "cpu" and not th.compiler.is_compiling():
+        assert norm.eps is not None
+        return _RMSNormSiLU.apply(x, norm.weight, norm.eps)
+    return F.silu(norm(x.float())).to(x.dtype)
+
+
+def in_chunks(function: Callable[[th.Tensor], th.Tensor], x: th.Tensor, width: int) -> th.Tensor:
+    """
+    Compute row by row what a CPU's cache could not hold at once.
+
+    :param function: of each row alone
+    :param x: ``(..., in)``
+    :param width: of the widest layer
+    :return: ``function(x)``, ``(..., out)`` or ``(...)``
+    """
+    rows = CHUNK // width
+    if x.device.type != "cpu" or x.numel() <= rows * x.shape[-1]:
+        return function(x)
+    return th.cat([function(chunk) for chunk in x.flatten(0, -2).split(rows)]).unflatten(0, x.shape[:-1])
+
+
 class MLP(nn.Module):
     """
     ``layers`` times Linear, norm, SiLU; then, if ``out_features`` is given, a Linear.
@@ -101,9 +156,18 @@ class MLP(nn.Module):
         :param x: ``(..., in_features)``
         :return: ``(..., out_features)``
         """
+        return in_chunks(self._forward, x, self.first.out_features)
+
+    def _forward(self, x: th.Tensor) -> th.Tensor:
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = F.silu(norm(linear(x)))
-        return x if self.out is None else self.out(x)
+            x = norm_silu(norm, linear(x))
+        if self.out is None:
+            return x
+        if self.out.out_features % 2 == 0 or self.out.out_features == 1 or x.device.type != "cpu" or len(x) < 256:
+            return self.out(x)
+        # on a CPU, an odd number of columns halves the speed of a large matrix product
+        weight, bias = F.pad(self.out.weight, (0, 0, 0, 1)), F.pad(self.out.bias, (0, 1))
+        return F.linear(x, weight, bias)[..., :-1]
 
 
 class UnrollWeights(NamedTuple):
@@ -175,7 +239,7 @@ class BlockGRU(nn.Module):
         :return: ``(..., D)``
         """
         action = action / action.detach().abs().clamp_min(1.0)
-        embedded = F.silu(self.action_norm(self.action_in(action)))
+        embedded = norm_silu(self.action_norm, self.action_in(action))
         return embedded @ weights.action + self.hidden_bias
 
     def step(self, deter: th.Tensor, stoch: th.Tensor, action_term: th.Tensor, weights: UnrollWeights) -> th.Tensor:
@@ -186,26 +250,30 @@ class BlockGRU(nn.Module):
         :param weights: from :meth:`unroll_weights`
         :return: the next deterministic state, ``(B, D)``
         """
-        from_deter = F.silu(self.deter_norm(self.deter_in(deter)))
-        from_stoch = F.silu(self.stoch_norm(self.stoch_in(stoch)))
+        from_deter = norm_silu(self.deter_norm, self.deter_in(deter))
+        from_stoch = norm_silu(self.stoch_norm, self.stoch_in(stoch))
         if weights.deter is None:
             x = th.addmm(action_term, th.cat([deter, from_deter, from_stoch], dim=-1), weights.inputs)
         else:
-            x = th.addmm(action_term, th.cat([from_deter, from_stoch], dim=-1), weights.inputs)
-            x = x + self._block(deter, weights.deter)
-        x = F.silu(self.hidden_norm(x))
-        gates = self._block(x, self.gate_weight) + self.gate_bias
+            x = th.addmm(action_term, from_deter, weights.inputs[: self.hidden])
+            x = th.addmm(x, from_stoch, weights.inputs[self.hidden :])
+            x = x + self._join(th.bmm(self._split(deter), weights.deter))
+        x = norm_silu(self.hidden_norm, x)
         if self.blocks == 1:
-            reset, candidate, update = gates.chunk(3, dim=-1)
-        else:  # every block's outputs are split into the three gates
-            split = gates.unflatten(-1, (self.blocks, 3, -1))  # (B, G, 3, D/G)
-            reset, candidate, update = (part.flatten(1) for part in split.unbind(2))
+            return self._gate(deter, th.addmm(self.gate_bias, x, self.gate_weight[0]))
+        bias = self.gate_bias.view(self.blocks, 1, -1)
+        return self._join(self._gate(self._split(deter), th.baddbmm(bias, self._split(x), self.gate_weight)))
+
+    def _gate(self, deter: th.Tensor, gates: th.Tensor) -> th.Tensor:
+        """``(..., D)`` and ``(..., 3 D)`` to ``(..., D)``, or the same of every block; in float32, as states are."""
+        reset, candidate, update = gates.float().chunk(3, dim=-1)
         candidate = th.tanh(th.sigmoid(reset) * candidate)
         return th.lerp(deter, candidate, th.sigmoid(update + self.update_bias))
 
-    def _block(self, x: th.Tensor, weight: th.Tensor) -> th.Tensor:
-        """Block-diagonal product: ``(B, G * I)`` with ``(G, I, O)`` to ``(B, G * O)``."""
-        if self.blocks == 1:
-            return x @ weight[0]
-        grouped = x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # (G, B, I)
-        return th.bmm(grouped, weight).transpose(0, 1).flatten(1)
+    def _split(self, x: th.Tensor) -> th.Tensor:
+        """``(B, G * I)`` to ``(G, B, I)``."""
+        return x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)
+
+    def _join(self, x: th.Tensor) -> th.Tensor:
+        """``(G, B, O)`` to ``(B, G * O)``."""
+        return x.transpose(0, 1).flatten(1)

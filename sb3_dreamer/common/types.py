@@ -24,8 +24,9 @@ state and the previous action are zero. (DreamerV3, Hafner et al. 2025, https://
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch as th
@@ -40,7 +41,7 @@ class LatentState:
     stoch: th.Tensor
     """Stochastic state (a sample, or the mode), flat: ``(..., Z)``."""
 
-    @property
+    @cached_property
     def feat(self) -> th.Tensor:
         """Features that every head reads, ``(..., D + Z)``."""
         return th.cat([self.deter, self.stoch], dim=-1)
@@ -67,6 +68,20 @@ class LatentState:
         """
         listed = list(states)
         return LatentState(th.stack([state.deter for state in listed], dim), th.stack([state.stoch for state in listed], dim))
+
+    @staticmethod
+    def stack_features(states: Sequence[LatentState], dim: int) -> LatentState:
+        """
+        As :meth:`stack`, for states whose features are in use: both parts are views of the stacked features.
+
+        :param states: states of equal shapes
+        :param dim: the new axis
+        :return: one state with that axis
+        """
+        feat = th.stack([state.feat for state in states], dim)
+        stacked = LatentState(*feat.split([states[0].deter.shape[-1], states[0].stoch.shape[-1]], dim=-1))
+        stacked.__dict__["feat"] = feat  # where the cached property keeps it
+        return stacked
 
 
 @dataclass(frozen=True)

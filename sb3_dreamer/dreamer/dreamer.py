@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_dreamer.common.arguments import check_numbers
-from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
+from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
@@ -263,18 +263,24 @@ class Dreamer(ModelBasedAlgorithm):
         chosen = th.randperm(total, device=flat.deter.device)[: self.imagination_starts]
         return flat.map(lambda x: x[chosen]), chosen
 
-    def _imagine(self, starts: LatentState) -> tuple[ImaginedRollout, list[ActionDistribution]]:
-        """Follow the actor through the model; gradients flow only where the actor's loss needs them."""
+    def _imagine(self, starts: LatentState) -> tuple[ImaginedRollout, ActionDistribution]:
+        """
+        Follow the actor through the model; gradients flow only where the actor's loss needs them.
+
+        :return: the rollout, and the policies ``(N, H, A)`` that chose its actions
+        """
         horizon = self.imagination_horizon
         noise = iter(self.actor.noise((len(starts.deter), horizon), starts.deter).unbind(1))
         policies: list[ActionDistribution] = []
 
         def act(feat: th.Tensor) -> th.Tensor:
-            policies.append(self.actor(feat.detach()))
+            with th.enable_grad():
+                policies.append(self.actor(feat.detach()))
             return policies[-1].sample(next(noise))
 
         with th.set_grad_enabled(self._through_dynamics):
-            return self.world_model.imagine(act, starts, horizon), policies
+            rollout = self.world_model.imagine(act, starts, horizon)
+        return rollout, type(policies[0]).stack(policies, dim=1)  # type: ignore[arg-type]
 
     def _behaviour_losses(self, starts: LatentState, metrics: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -282,33 +288,31 @@ class Dreamer(ModelBasedAlgorithm):
         :param metrics: to be completed
         :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
         """
-        rollout, policies = self._imagine(starts)
+        rollout, policy = self._imagine(starts)
+        feat = rollout.states.feat  # (N, H + 1, F)
+        critic = self.critic(feat)
         with th.set_grad_enabled(self._through_dynamics):
-            feat = rollout.states.feat  # (N, H + 1, F)
             reward = self.world_model.predict_reward(rollout.states)
             discount = self.world_model.predict_discount(rollout.states)
-            value = self.critic(feat).mean
+            value = critic.mean
             returns, weights = imagined_returns(reward, discount, value, self.return_lambda)
-        feat = feat[:, :-1].detach()
         scale = self.policy.update_return_range(returns)
 
+        entropy = policy.entropy
         if self._through_dynamics:
-            entropy = th.stack([policy.entropy for policy in policies], dim=1)
-            saturation = th.stack([policy.saturation for policy in policies], dim=1)
             actor_loss = dynamics_actor_loss(entropy, returns, weights, scale, self._ent_coef).mean()
         else:
-            policy = self.actor(feat)
-            entropy, saturation = policy.entropy, policy.saturation
             actor_loss = reinforce_actor_loss(
-                policy, rollout.actions, returns, value[:, :-1], weights, scale, self._ent_coef
+                policy.log_prob(rollout.actions.detach()), entropy, returns, value[:, :-1], weights, scale, self._ent_coef
             ).mean()
+        saturation = policy.saturation
         if self.action_mean_penalty > 0:
             actor_loss = actor_loss + self.action_mean_penalty * saturation.mean()
 
-        returns = returns.detach()
-        with th.no_grad():
-            slow_value = self.policy.slow_critic(feat).mean
-        value_loss = critic_loss(self.critic(feat), returns, slow_value, weights, self.slow_critic_scale).mean()
+        returns, feat = returns.detach(), feat[:, :-1].detach()
+        # the graph of the returns leads back into the model, the critic's own must not
+        critic = self.critic(feat) if self._through_dynamics else critic[:, :-1]
+        value_loss = critic_loss(critic, returns, self._slow_value(feat), weights, self.slow_critic_scale).mean()
         metrics.update(
             actor_loss=actor_loss,
             critic_loss=value_loss,
@@ -338,9 +342,13 @@ class Dreamer(ModelBasedAlgorithm):
             returns, weights = replay_returns(
                 batch.reward, batch.is_last, batch.is_terminal, bootstrap, self.gamma, self.return_lambda
             )
-            slow_value = self.policy.slow_critic(feat.detach()[:, :-1]).mean
-        head = TwoHot(value.logits[:, :-1], value.bins)
-        return critic_loss(head, returns, slow_value, weights, self.slow_critic_scale).mean()
+        slow_value = self._slow_value(feat[:, :-1])
+        return critic_loss(value[:, :-1], returns, slow_value, weights, self.slow_critic_scale).mean()
+
+    @th.no_grad()
+    def _slow_value(self, feat: th.Tensor) -> th.Tensor | None:
+        """:return: what the critic is pulled towards, None if it is not"""
+        return self.policy.slow_critic.value(feat) if self.slow_critic_scale > 0 else None
 
     def _update_learning_rates(self) -> None:
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch as th
 
-from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
+from sb3_dreamer.common.distributions import TwoHot
 from sb3_dreamer.common.math import lambda_return
 
 
@@ -27,8 +27,8 @@ def imagined_returns(reward: th.Tensor, discount: th.Tensor, value: th.Tensor, l
 
 
 def reinforce_actor_loss(
-    policy: ActionDistribution,
-    actions: th.Tensor,
+    log_prob: th.Tensor,
+    entropy: th.Tensor,
     returns: th.Tensor,
     value: th.Tensor,
     weights: th.Tensor,
@@ -38,8 +38,8 @@ def reinforce_actor_loss(
     """
     ``-w_t [log π(a_t | s_t) sg((R_t - v_t) / scale) + η H(π(s_t))]`` (DreamerV3, eq. 6).
 
-    :param policy: at the states ``0 .. H-1``, re-evaluated on detached features
-    :param actions: the imagined actions, ``(N, H, A)``
+    :param log_prob: of the imagined actions, whose gradient reaches the actor alone, ``(N, H)``
+    :param entropy: of the policy at the states ``0 .. H-1``, ``(N, H)``
     :param returns: ``(N, H)``
     :param value: ``(N, H)``
     :param weights: ``(N, H)``
@@ -48,7 +48,7 @@ def reinforce_actor_loss(
     :return: loss ``(N, H)``
     """
     advantage = ((returns - value) / scale).detach()
-    return -weights * (policy.log_prob(actions.detach()) * advantage + ent_coef * policy.entropy)
+    return -weights * (log_prob * advantage + ent_coef * entropy)
 
 
 def dynamics_actor_loss(
@@ -68,19 +68,21 @@ def dynamics_actor_loss(
     return -weights * (returns / scale + ent_coef * entropy)
 
 
-def critic_loss(value: TwoHot, target: th.Tensor, slow_value: th.Tensor, weights: th.Tensor, slow_scale: float) -> th.Tensor:
+def critic_loss(
+    value: TwoHot, target: th.Tensor, slow_value: th.Tensor | None, weights: th.Tensor, slow_scale: float
+) -> th.Tensor:
     """
     ``w_t [CE(v_t, R_t) + β CE(v_t, slow v_t)]``: the slow critic regularises, the targets come from the online one.
 
     :param value: the critic's distribution, ``(..., )``
     :param target: returns, ``(...)``
-    :param slow_value: the slow critic's mean, ``(...)``
+    :param slow_value: the slow critic's mean, ``(...)``; None for no pull towards it
     :param weights: ``(...)``
     :param slow_scale: β
     :return: loss ``(...)``
     """
     loss = value.loss(target)
-    if slow_scale > 0:
+    if slow_value is not None:
         loss = loss + slow_scale * value.loss(slow_value)
     return weights.detach() * loss
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_dreamer.common.distributions import ActionDistribution, BoundedNormal, OneHotCategorical, OneHotGroups, TwoHot
 from sb3_dreamer.common.extractors import ExtractorEncoder
 from sb3_dreamer.common.math import percentile_range, random_like, symexp_bins
-from sb3_dreamer.common.networks import MLP, Linear, Norm
+from sb3_dreamer.common.networks import MLP, Linear, Norm, in_chunks
 from sb3_dreamer.common.preprocessing import is_picture
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
@@ -66,10 +66,10 @@ class Actor(nn.Module):
         """
         hidden = self.trunk(feat)
         if self.groups is not None:
-            return OneHotCategorical(self.mean(hidden), self.groups, self.unimix)
+            return OneHotCategorical(self.mean(hidden).float(), self.groups, self.unimix)
         assert self.std is not None
-        std = self.min_std + (self.max_std - self.min_std) * th.sigmoid(self.std(hidden) + 2.0)
-        return BoundedNormal(self.mean(hidden), std)
+        std = self.min_std + (self.max_std - self.min_std) * th.sigmoid(self.std(hidden).float() + 2.0)
+        return BoundedNormal(self.mean(hidden).float(), std)
 
     def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
@@ -104,6 +104,13 @@ class Critic(nn.Module):
         :return: distribution over values ``(...)``
         """
         return TwoHot(self.net(feat), self.bins)
+
+    def value(self, feat: th.Tensor) -> th.Tensor:
+        """
+        :param feat: ``(..., F)``
+        :return: the mean, ``(...)``
+        """
+        return in_chunks(lambda x: self(x).mean, feat, self.net.first.out_features)
 
 
 class DreamerPolicy(RecurrentModelPolicy):

@@ -245,7 +245,7 @@ class ObservationModel(nn.Module):
         outputs = {}
         if self.decoder is not None:
             hidden = self.decoder(feat)
-            outputs = {key.name: head(hidden) for key, head in zip(self.flat, self.outputs, strict=True)}
+            outputs = {key.name: head(hidden).float() for key, head in zip(self.flat, self.outputs, strict=True)}
         for conv, (_, members) in zip(self.conv_decoders, self.pictures, strict=True):
             images = conv(feat).split([key.image_shape[0] for key in members], dim=-3)
             outputs.update({key.name: image for key, image in zip(members, images, strict=True)})

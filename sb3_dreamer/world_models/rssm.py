@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli, TwoHot
 from sb3_dreamer.common.latents import CategoricalLatents, GaussianLatents, LatentFamily
 from sb3_dreamer.common.math import symexp_bins
-from sb3_dreamer.common.networks import MLP, BlockGRU, Norm
+from sb3_dreamer.common.networks import MLP, BlockGRU, Norm, in_chunks, norm_silu
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import Policy, WorldModel
@@ -142,7 +142,7 @@ class RSSM(WorldModel):
         net = self.posterior_net
         hidden = th.addmm(embed_term, deter, net.first.weight[:, : self.deter_size].T)
         assert net.out is not None
-        return net.out(F.silu(net.norms[0](hidden)))
+        return net.out(norm_silu(net.norms[0], hidden))
 
     def _embed_term(self, obs: dict[str, th.Tensor]) -> th.Tensor:
         first = self.posterior_net.first
@@ -208,7 +208,7 @@ class RSSM(WorldModel):
             state = LatentState(deter, stoch)
             states.append(state)
             actions.append(action)
-        return ImaginedRollout(LatentState.stack(states, dim=1), th.stack(actions, dim=1))
+        return ImaginedRollout(LatentState.stack_features(states, dim=1), th.stack(actions, dim=1))
 
     # ---- predictions
 
@@ -233,7 +233,7 @@ class RSSM(WorldModel):
         return SoftBernoulli(self.continue_head(feat).squeeze(-1))
 
     def predict_reward(self, state: LatentState) -> th.Tensor:
-        return self.reward_distribution(state.feat).mean
+        return in_chunks(lambda feat: self.reward_distribution(feat).mean, state.feat, self.reward_head.first.out_features)
 
     def predict_discount(self, state: LatentState) -> th.Tensor:
         return self.discount_distribution(state.feat).mean

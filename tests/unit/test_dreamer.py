@@ -10,6 +10,7 @@ from conftest import tiny_dreamer
 
 from sb3_dreamer import DREAMER_V3, Dreamer
 from sb3_dreamer.common.optimizers import LaProp
+from sb3_dreamer.dreamer.losses import imagined_returns
 from sb3_dreamer.dreamer.presets import PUBLISHED_WORLD_MODEL, SMALL_WORLD_MODEL
 
 
@@ -182,6 +183,34 @@ def test_behaviour_reaches_actor_and_critic_only(ready: Any, gradient: str, task
     assert any(p.grad.abs().sum() > 0 for p in model.actor.parameters())
 
 
+@pytest.mark.parametrize("task", ["ContinuousPendulum-v0", "SequenceMemory-v0"])
+def test_reinforce_gradient_is_that_of_the_policy_evaluated_again(ready: Any, task: str) -> None:
+    """The graph kept while imagining gives what evaluating the actor on the finished, detached rollout gives."""
+    model = ready(env=f"envs:{task}", actor_gradient="reinforce", action_mean_penalty=0.0, imagination_starts=None)
+    parameters = list(model.actor.parameters())
+    loss, *_ = losses(model)
+    found = th.autograd.grad(loss, parameters)
+
+    low, high = model.policy.return_low.clone(), model.policy.return_high.clone()  # moved by that very batch
+    th.manual_seed(0)
+    model.replay_buffer.seed(0)
+    batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
+    starts, _ = model._imagination_starts(model.world_model.observe(batch))
+    rollout, _ = model._imagine(starts)
+    assert not rollout.actions.requires_grad and not rollout.states.feat.requires_grad
+    with th.no_grad():
+        reward = model.world_model.predict_reward(rollout.states)
+        discount = model.world_model.predict_discount(rollout.states)
+        value = model.critic(rollout.states.feat).mean
+        returns, weights = imagined_returns(reward, discount, value, model.return_lambda)
+    policy = model.actor(rollout.states.feat[:, :-1])
+    advantage = (returns - value[:, :-1]) / (high - low).clamp_min(1.0)
+    expected = -weights * (policy.log_prob(rollout.actions) * advantage + model._ent_coef * policy.entropy)
+    gradients_again = th.autograd.grad(expected.mean(), parameters)
+    assert max(float(grad.abs().max()) for grad in gradients_again) > 1e-6
+    assert all(th.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(found, gradients_again, strict=True))
+
+
 def test_replay_value_loss_reaches_the_world_model(ready: Any) -> None:
     model = ready()
     batch, _ = model.replay_buffer.sample(4, 8)
@@ -253,7 +282,7 @@ def test_horizon_and_actions_beyond_the_start(ready: Any) -> None:
     model = ready(imagination_horizon=6)
     batch, _ = model.replay_buffer.sample(4, 8)
     rollout, policies = model._imagine(model._imagination_starts(model.world_model.observe(batch))[0])
-    assert rollout.states.deter.shape[1] == 7 and rollout.actions.shape[1] == 6 and len(policies) == 6
+    assert rollout.states.deter.shape[1] == 7 and rollout.actions.shape[1] == 6 and policies.entropy.shape[1] == 6
 
 
 @pytest.mark.parametrize(("task", "dynamics"), [("ContinuousPendulum-v0", True), ("SequenceMemory-v0", False)])

@@ -43,8 +43,8 @@ def test_reinforce_loss_by_hand() -> None:
     policy = BoundedNormal(raw, th.full((1, 1, 1), 0.5))
     action = th.tensor([[[1.2]]])  # raw: beyond the bound, not clipped
     loss = reinforce_actor_loss(
-        policy,
-        action,
+        policy.log_prob(action),
+        policy.entropy,
         returns=th.tensor([[7.0]]),
         value=th.tensor([[3.0]]),
         weights=th.tensor([[0.9]]),
@@ -60,12 +60,11 @@ def test_reinforce_loss_by_hand() -> None:
     assert raw.grad.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_reinforce_takes_no_gradient_through_returns_values_or_actions() -> None:
+def test_reinforce_takes_no_gradient_through_returns_or_values() -> None:
     returns, value = th.ones(1, 1, requires_grad=True), th.zeros(1, 1, requires_grad=True)
-    action = th.zeros(1, 1, 1, requires_grad=True)
-    policy = BoundedNormal(th.zeros(1, 1, 1, requires_grad=True), th.ones(1, 1, 1))
-    reinforce_actor_loss(policy, action, returns, value, th.ones(1, 1), th.tensor(1.0), 0.0).sum().backward()
-    assert returns.grad is None and value.grad is None and action.grad is None
+    log_prob = th.zeros(1, 1, requires_grad=True)
+    reinforce_actor_loss(log_prob, th.zeros(1, 1), returns, value, th.ones(1, 1), th.tensor(1.0), 0.0).sum().backward()
+    assert returns.grad is None and value.grad is None and log_prob.grad.item() == -1.0
 
 
 def test_dynamics_loss_follows_the_returns() -> None:
@@ -84,7 +83,7 @@ def test_critic_loss_pulls_towards_target_and_slow_critic() -> None:
     target, slow, weights = th.randn(2, 3), th.randn(2, 3), th.rand(2, 3)
     expected = weights * (value.loss(target) + 0.3 * value.loss(slow))
     assert th.allclose(critic_loss(value, target, slow, weights, 0.3), expected)
-    assert th.allclose(critic_loss(value, target, slow, weights, 0.0), weights * value.loss(target))
+    assert th.allclose(critic_loss(value, target, None, weights, 0.3), weights * value.loss(target))
 
 
 def test_replay_returns_at_terminations_and_truncations_by_hand() -> None:

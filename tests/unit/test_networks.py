@@ -4,7 +4,8 @@ import pytest
 import torch as th
 import torch.nn.functional as F
 
-from sb3_dreamer.common.networks import MLP, BlockGRU, Linear, make_norm, truncated_normal_
+from sb3_dreamer.common import networks
+from sb3_dreamer.common.networks import MLP, BlockGRU, Linear, make_norm, norm_silu, truncated_normal_
 
 
 def test_truncated_normal_has_the_stated_spread_and_bounds() -> None:
@@ -27,6 +28,48 @@ def test_rms_norm_by_hand() -> None:
     assert sum(p.numel() for p in norm.parameters()) == 4  # a scale, no shift
     with pytest.raises(ValueError, match="norm"):
         make_norm("batch", 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_norm_silu_is_both_one_after_the_other(kind: networks.Norm) -> None:
+    norm = make_norm(kind, 12)
+    with th.no_grad():
+        norm.weight.normal_()
+    x = th.randn(3, 5, 12, requires_grad=True)
+    pull = th.randn(3, 5, 12)
+    found = th.autograd.grad((norm_silu(norm, x) * pull).sum(), [x, norm.weight])
+    expected = th.autograd.grad((F.silu(norm(x)) * pull).sum(), [x, norm.weight])
+    assert th.allclose(norm_silu(norm, x), F.silu(norm(x)), atol=1e-6)
+    assert all(th.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_norm_silu_computes_in_float32_and_gives_the_type_back(kind: networks.Norm) -> None:
+    norm = make_norm(kind, 64)
+    x = (100 * th.randn(7, 64)).bfloat16().requires_grad_()
+    found = norm_silu(norm, x)
+    assert found.dtype == th.bfloat16
+    assert th.equal(found, F.silu(norm(x.float())).bfloat16())
+    found.float().sum().backward()
+    assert x.grad is not None and x.grad.dtype == th.bfloat16 and th.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("outputs", [None, 1, 6, 7])
+def test_mlp_in_chunks_is_the_mlp(outputs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp = MLP(3, 8, 2, out_features=outputs)
+    x = th.randn(30, 37, 3, requires_grad=True)  # the last chunk is shorter
+    pull = th.randn(30, 37, mlp.out_features)
+    wanted = [x, *mlp.parameters()]
+    whole = mlp(x)
+    expected = th.autograd.grad((whole * pull).sum(), wanted)
+    monkeypatch.setattr(networks, "CHUNK", 8 * 300)
+    calls = []
+    mlp.linears[0].register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    found = mlp(x)
+    assert calls == [300, 300, 300, 210]
+    assert found.shape == whole.shape and th.allclose(found, whole, atol=1e-6)
+    gradients = th.autograd.grad((found * pull).sum(), wanted)
+    assert all(th.allclose(ours, theirs, atol=1e-4) for ours, theirs in zip(gradients, expected, strict=True))
 
 
 def test_mlp_is_linear_norm_silu() -> None:
