@@ -30,10 +30,13 @@ VECTOR, PICTURE = spaces.Box(-1, 1, (3,)), spaces.Box(0, 255, (3, 64, 64), dtype
 CASES: dict[str, dict[str, Any]] = {
     "256, B16 T32": dict(size=MIDDLE, batch_length=32),
     "256, B16 T64": dict(size=MIDDLE, batch_length=64),
+    "256, B16 T32, bf16": dict(size=MIDDLE, batch_length=32, precision="bf16"),
+    "256, B16 T64, bf16": dict(size=MIDDLE, batch_length=64, precision="bf16"),
     "256, B16 T32, 128 starts": dict(size=MIDDLE, batch_length=32, imagination_starts=128),
     "1m, B16 T64": dict(size="1m", batch_length=64),
     "12m, B16 T64": dict(size="12m", batch_length=64),
     "1m, 64x64x3, B16 T64": dict(size="1m", batch_length=64, space=PICTURE),
+    "12m, B16 T64, bf16": dict(size="12m", batch_length=64, precision="bf16"),
     "default": dict(default=True),
     "default, 64x64x3": dict(default=True, space=PICTURE),
 }
@@ -67,7 +70,11 @@ def make(case: dict[str, Any], device: str) -> Dreamer:
     settings: dict[str, Any] = {}
     if not case.get("default"):
         settings = {**DREAMER_V3, "buffer_size": 5000, "batch_length": case["batch_length"], "random_warmup": True}
-        settings["policy_kwargs"] = {**DREAMER_V3["policy_kwargs"], "size": case["size"]}
+        settings["policy_kwargs"] = {
+            **DREAMER_V3["policy_kwargs"],
+            "size": case["size"],
+            "precision": case.get("precision", "fp32"),
+        }
         settings["imagination_starts"] = case.get("imagination_starts")
     settings["learning_starts"] = 2000
     return Dreamer(policy, Silent(space), seed=0, device=device, **settings).learn(1500)

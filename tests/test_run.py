@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "policy_warmup": dict(random_warmup=False, online_replay=True),
     "rates": dict(actor_learning_rate=1e-4, critic_learning_rate=lambda progress: 1e-3 * progress),
     "actor": dict(policy_kwargs=dict(size="debug", actor_kwargs=dict(min_std=0.2, max_std=0.5))),
+    "bf16": dict(policy_kwargs=dict(size="debug", precision="bf16")),
 }
 
 

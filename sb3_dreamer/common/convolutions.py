@@ -178,4 +178,4 @@ class ConvDecoder(nn.Module):
         from_deter = from_deter.permute(1, 2, 3, 0, 4).flatten(1) + self.deter_bias
         x = (from_deter + self.stoch_net(stoch)).unflatten(-1, (*self._map, -1))
         x = self.stages(normalise_channels(self.norm, x.permute(0, 3, 1, 2)))
-        return th.sigmoid(x[..., : self.height, : self.width]).unflatten(0, feat.shape[:-1])
+        return th.sigmoid(x[..., : self.height, : self.width].float()).unflatten(0, feat.shape[:-1])

@@ -111,7 +111,7 @@ def two_hot_mean(probs: th.Tensor, bins: th.Tensor) -> th.Tensor:
     """
     half = len(bins) // 2
     positive = probs[..., half + 1 :] - probs[..., :half].flip(-1)
-    return positive @ bins[half + 1 :]
+    return (positive * bins[half + 1 :]).sum(-1)  # a matrix product might run in bfloat16
 
 
 def lambda_return(

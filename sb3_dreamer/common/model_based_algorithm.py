@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_dreamer.common.arguments import check_replay_arguments
 from sb3_dreamer.common.bookkeeping import MetricMeans, restore_random_state
+from sb3_dreamer.common.memory import keep_freed_memory
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.common.rollouts import RolloutAlgorithm
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
@@ -205,6 +206,8 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         if self._last_obs is None or reset_num_timesteps:
             self._last_state = None
         self._n_updates_at_start = self._n_updates
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._check_workers()
         if self._random_state is not None and not reset_num_timesteps:  # loaded: random numbers go on as well
             restore_random_state(self._random_state, self.action_space, self.policy.predict_generator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -12,9 +11,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 Norm = Literal["rms", "layer"]
-
-CHUNK = 2**19
-"""Numbers in the largest hidden layer that a CPU computes at once: more than that leaves its cache between two operations."""
 
 
 def truncated_normal_(weight: th.Tensor, fan_in: int, scale: float = 1.0) -> None:
@@ -101,21 +97,6 @@ def norm_silu(norm: nn.Module, x: th.Tensor) -> th.Tensor:
     return F.silu(norm(x.float())).to(x.dtype)
 
 
-def in_chunks(function: Callable[[th.Tensor], th.Tensor], x: th.Tensor, width: int) -> th.Tensor:
-    """
-    Compute row by row what a CPU's cache could not hold at once.
-
-    :param function: of each row alone
-    :param x: ``(..., in)``
-    :param width: of the widest layer
-    :return: ``function(x)``, ``(..., out)`` or ``(...)``
-    """
-    rows = CHUNK // width
-    if x.device.type != "cpu" or x.numel() <= rows * x.shape[-1]:
-        return function(x)
-    return th.cat([function(chunk) for chunk in x.flatten(0, -2).split(rows)]).unflatten(0, x.shape[:-1])
-
-
 class MLP(nn.Module):
     """
     ``layers`` times Linear, norm, SiLU; then, if ``out_features`` is given, a Linear.
@@ -156,14 +137,11 @@ class MLP(nn.Module):
         :param x: ``(..., in_features)``
         :return: ``(..., out_features)``
         """
-        return in_chunks(self._forward, x, self.first.out_features)
-
-    def _forward(self, x: th.Tensor) -> th.Tensor:
         for linear, norm in zip(self.linears, self.norms, strict=True):
             x = norm_silu(norm, linear(x))
         if self.out is None:
             return x
-        if self.out.out_features % 2 == 0 or self.out.out_features == 1 or x.device.type != "cpu" or len(x) < 256:
+        if self.out_features < 64 or self.out_features % 2 == 0 or x.device.type != "cpu" or th.compiler.is_compiling():
             return self.out(x)
         # on a CPU, an odd number of columns halves the speed of a large matrix product
         weight, bias = F.pad(self.out.weight, (0, 0, 0, 1)), F.pad(self.out.bias, (0, 1))

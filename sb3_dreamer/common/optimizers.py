@@ -24,6 +24,24 @@ def adaptive_grad_clip_(parameters: list[th.Tensor], grads: list[th.Tensor], cli
     th._foreach_mul_(grads, list(factors.unbind()))
 
 
+def clip_grad_norms_(groups: Iterable[list[th.Tensor]], limit: float | None) -> list[th.Tensor]:
+    """
+    Scale the gradients of each group of parameters down to a norm of at most ``limit``.
+
+    :param groups: parameters, those without a gradient do not count
+    :param limit: largest norm, None for no limit
+    :return: the norm of each group before, scalars
+    """
+    found = [[p.grad for p in parameters if p.grad is not None] for parameters in groups]
+    each = iter(th._foreach_norm([grad for grads in found for grad in grads]))
+    norms = [th.linalg.vector_norm(th.stack([next(each) for _ in grads])) if grads else th.zeros(()) for grads in found]
+    for norm, grads in zip(norms, found, strict=True):
+        # a GPU would be waited for by the question; the product with 1 is cheap there
+        if limit is not None and grads and (norm.device.type != "cpu" or not norm <= limit):
+            th._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp_max(1.0))
+    return norms
+
+
 class LaProp(th.optim.Optimizer):
     r"""
     LaProp (Ziyin et al. 2020, https://arxiv.org/abs/2002.04839): the gradient is normalised by its running second

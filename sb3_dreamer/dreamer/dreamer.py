@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_dreamer.common.arguments import check_numbers
 from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
+from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.dreamer.imagination import ImaginedTrajectory, imagine_from_observations
@@ -222,19 +223,20 @@ class Dreamer(ModelBasedAlgorithm):
             batch, index = self.sample_replay(self.batch_size, self.batch_length)
             policy.optimizer.zero_grad(set_to_none=True)
 
-            # World model: filter the batch, predict observations, rewards and continue flags
-            posterior, losses, metrics = self.world_model.loss(batch)
-            scales = self.world_model.loss_scales
-            model_loss = th.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
-            metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
+            with policy.autocast():
+                # World model: filter the batch, predict observations, rewards and continue flags
+                posterior, losses, metrics = self.world_model.loss(batch)
+                scales = self.world_model.loss_scales
+                model_loss = th.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+                metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
 
-            # Behaviour: imagine from the states found, raise the returns, and learn to predict them
-            starts, chosen = self._imagination_starts(posterior)
-            actor_loss, value_loss, first_returns = self._behaviour_losses(starts, metrics)
-            if self.replay_value_scale > 0:
-                replay_loss = self._replay_value_loss(batch, posterior, first_returns if chosen is None else None)
-                value_loss = value_loss + self.replay_value_scale * replay_loss
-                metrics["replay_value_loss"] = replay_loss
+                # Behaviour: imagine from the states found, raise the returns, and learn to predict them
+                starts, chosen = self._imagination_starts(posterior)
+                actor_loss, value_loss, first_returns = self._behaviour_losses(starts, metrics)
+                if self.replay_value_scale > 0:
+                    replay_loss = self._replay_value_loss(batch, posterior, first_returns if chosen is None else None)
+                    value_loss = value_loss + self.replay_value_scale * replay_loss
+                    metrics["replay_value_loss"] = replay_loss
 
             # One optimizer step. The actor's loss may reach back through the model: only the actor is to follow it
             actor_loss.backward(inputs=list(self.actor.parameters()))
@@ -348,7 +350,7 @@ class Dreamer(ModelBasedAlgorithm):
     @th.no_grad()
     def _slow_value(self, feat: th.Tensor) -> th.Tensor | None:
         """:return: what the critic is pulled towards, None if it is not"""
-        return self.policy.slow_critic.value(feat) if self.slow_critic_scale > 0 else None
+        return self.policy.slow_critic(feat).mean if self.slow_critic_scale > 0 else None
 
     def _update_learning_rates(self) -> None:
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
@@ -364,13 +366,10 @@ class Dreamer(ModelBasedAlgorithm):
 
     def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
         """:return: norms of the gradients before, scalars"""
-        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norms = {
-            f"{name}_grad_norm": th.nn.utils.clip_grad_norm_(module.parameters(), limit)
-            for name, module in self.policy.trained_modules().items()
-        }
-        metrics.update(norms)
-        return list(norms.values())
+        modules = self.policy.trained_modules()
+        norms = clip_grad_norms_([list(module.parameters()) for module in modules.values()], self.max_grad_norm)
+        metrics.update({f"{name}_grad_norm": norm for name, norm in zip(modules, norms, strict=True)})
+        return norms
 
     def learn(
         self: SelfDreamer,

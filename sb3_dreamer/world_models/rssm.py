@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli, TwoHot
 from sb3_dreamer.common.latents import CategoricalLatents, GaussianLatents, LatentFamily
 from sb3_dreamer.common.math import symexp_bins
-from sb3_dreamer.common.networks import MLP, BlockGRU, Norm, in_chunks, norm_silu
+from sb3_dreamer.common.networks import MLP, BlockGRU, Norm, norm_silu
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import Policy, WorldModel
@@ -233,7 +233,7 @@ class RSSM(WorldModel):
         return SoftBernoulli(self.continue_head(feat).squeeze(-1))
 
     def predict_reward(self, state: LatentState) -> th.Tensor:
-        return in_chunks(lambda feat: self.reward_distribution(feat).mean, state.feat, self.reward_head.first.out_features)
+        return self.reward_distribution(state.feat).mean
 
     def predict_discount(self, state: LatentState) -> th.Tensor:
         return self.discount_distribution(state.feat).mean

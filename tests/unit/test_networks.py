@@ -54,31 +54,19 @@ def test_norm_silu_computes_in_float32_and_gives_the_type_back(kind: networks.No
     assert x.grad is not None and x.grad.dtype == th.bfloat16 and th.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize("outputs", [None, 1, 6, 7])
-def test_mlp_in_chunks_is_the_mlp(outputs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("outputs", [None, 1, 7, 64, 65, 255])
+def test_mlp_is_linear_norm_silu(outputs: int | None) -> None:
     mlp = MLP(3, 8, 2, out_features=outputs)
-    x = th.randn(30, 37, 3, requires_grad=True)  # the last chunk is shorter
-    pull = th.randn(30, 37, mlp.out_features)
-    wanted = [x, *mlp.parameters()]
-    whole = mlp(x)
-    expected = th.autograd.grad((whole * pull).sum(), wanted)
-    monkeypatch.setattr(networks, "CHUNK", 8 * 300)
-    calls = []
-    mlp.linears[0].register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
-    found = mlp(x)
-    assert calls == [300, 300, 300, 210]
-    assert found.shape == whole.shape and th.allclose(found, whole, atol=1e-6)
-    gradients = th.autograd.grad((found * pull).sum(), wanted)
-    assert all(th.allclose(ours, theirs, atol=1e-4) for ours, theirs in zip(gradients, expected, strict=True))
-
-
-def test_mlp_is_linear_norm_silu() -> None:
-    mlp = MLP(3, 8, 2, out_features=5)
     x = th.randn(6, 3)
     hidden = x
     for linear, norm in zip(mlp.linears, mlp.norms, strict=True):
         hidden = F.silu(norm(F.linear(hidden, linear.weight, linear.bias)))
-    assert th.allclose(mlp(x), F.linear(hidden, mlp.out.weight, mlp.out.bias), atol=1e-6)
+    expected = hidden if mlp.out is None else F.linear(hidden, mlp.out.weight, mlp.out.bias)
+    found, parameters = mlp(x), list(mlp.parameters())
+    pull = th.randn(6, mlp.out_features)
+    assert found.shape == expected.shape == pull.shape and th.allclose(found, expected, atol=1e-5)
+    ours, theirs = (th.autograd.grad((out * pull).sum(), parameters) for out in (found, expected))
+    assert all(th.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
 
 
 def naive_block_gru(core: BlockGRU, deter: th.Tensor, stoch: th.Tensor, action: th.Tensor) -> th.Tensor:

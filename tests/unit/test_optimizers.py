@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_dreamer.common.optimizers import LaProp, adaptive_grad_clip_
+from sb3_dreamer.common.optimizers import LaProp, adaptive_grad_clip_, clip_grad_norms_
 
 
 def test_laprop_against_the_formula() -> None:
@@ -81,3 +81,24 @@ def test_laprop_minimises_a_quadratic() -> None:
         (parameter - th.tensor([1.0, 2.0])).square().sum().backward()
         optimizer.step()
     assert th.allclose(parameter, th.tensor([1.0, 2.0]), atol=0.1)
+
+
+def test_clip_grad_norms_is_torch_s_by_group() -> None:
+    def parameters() -> list[list[th.Tensor]]:
+        th.manual_seed(0)
+        groups = [[th.zeros(3, 2), th.zeros(5)], [th.zeros(4)], [th.zeros(2)]]
+        for group, size in zip(groups, (10.0, 0.01, None), strict=True):
+            for p in group:
+                p.grad = None if size is None else size * th.randn_like(p)
+        return groups
+
+    ours, theirs = parameters(), parameters()
+    norms = clip_grad_norms_(ours, 0.5)
+    for group, expected, norm in zip(ours, theirs, norms, strict=True):
+        assert th.allclose(norm, th.nn.utils.clip_grad_norm_(expected, 0.5))
+        assert all(a.grad is b.grad is None or th.allclose(a.grad, b.grad) for a, b in zip(group, expected, strict=True))
+    assert float(th.cat([p.grad.flatten() for p in ours[0]]).norm()) == pytest.approx(0.5, rel=1e-4)
+
+    unlimited = parameters()
+    assert [float(n) for n in clip_grad_norms_(unlimited, None)] == pytest.approx([float(n) for n in norms])
+    assert th.equal(unlimited[0][0].grad, parameters()[0][0].grad)
