@@ -94,7 +94,7 @@ def norm_silu(norm: nn.Module, x: th.Tensor) -> th.Tensor:
     if isinstance(norm, nn.RMSNorm) and x.device.type == "cpu" and not th.compiler.is_compiling():
         assert norm.eps is not None
         return _RMSNormSiLU.apply(x, norm.weight, norm.eps)
-    return F.silu(norm(x.float())).to(x.dtype)
+    return F.silu(norm(x)) if x.dtype == th.float32 else F.silu(norm(x.float())).to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -158,6 +158,8 @@ class UnrollWeights(NamedTuple):
     ``(D + 2H, D)``: from the deterministic state as well."""
     action: th.Tensor
     """``(H, D)``: from the embedded action."""
+    gate_bias: th.Tensor
+    """``(3 D)``, or ``(G, 1, 3 D / G)``: with the update gate's own bias in it."""
 
 
 class BlockGRU(nn.Module):
@@ -201,12 +203,15 @@ class BlockGRU(nn.Module):
 
     def unroll_weights(self) -> UnrollWeights:
         """:return: views of the weights in the form that :meth:`step` uses; make them once an unroll"""
+        gates = self.gate_bias.view(self.blocks, 3, -1)  # every block's outputs are split into the three gates
+        bias = th.cat([gates[:, :2], gates[:, 2:] + self.update_bias], dim=1).flatten(1)
         if self.blocks == 1:
             split = self.deter + 2 * self.hidden
-            return UnrollWeights(None, self.hidden_weight[0, :split], self.hidden_weight[0, split:])
+            return UnrollWeights(None, self.hidden_weight[0, :split], self.hidden_weight[0, split:], bias[0])
         width = self.deter // self.blocks
         inputs = self.hidden_weight[:, width:].transpose(0, 1).reshape(3 * self.hidden, self.deter)
-        return UnrollWeights(self.hidden_weight[:, :width], inputs[: 2 * self.hidden], inputs[2 * self.hidden :])
+        dense = inputs[: 2 * self.hidden], inputs[2 * self.hidden :]
+        return UnrollWeights(self.hidden_weight[:, :width], *dense, bias.unsqueeze(1))
 
     def action_term(self, action: th.Tensor, weights: UnrollWeights) -> th.Tensor:
         """
@@ -238,15 +243,9 @@ class BlockGRU(nn.Module):
             x = x + self._join(th.bmm(self._split(deter), weights.deter))
         x = norm_silu(self.hidden_norm, x)
         if self.blocks == 1:
-            return self._gate(deter, th.addmm(self.gate_bias, x, self.gate_weight[0]))
-        bias = self.gate_bias.view(self.blocks, 1, -1)
-        return self._join(self._gate(self._split(deter), th.baddbmm(bias, self._split(x), self.gate_weight)))
-
-    def _gate(self, deter: th.Tensor, gates: th.Tensor) -> th.Tensor:
-        """``(..., D)`` and ``(..., 3 D)`` to ``(..., D)``, or the same of every block; in float32, as states are."""
-        reset, candidate, update = gates.float().chunk(3, dim=-1)
-        candidate = th.tanh(th.sigmoid(reset) * candidate)
-        return th.lerp(deter, candidate, th.sigmoid(update + self.update_bias))
+            return _gate(deter, th.addmm(weights.gate_bias, x, self.gate_weight[0]))
+        gates = th.baddbmm(weights.gate_bias, self._split(x), self.gate_weight)
+        return self._join(_gate(self._split(deter), gates))
 
     def _split(self, x: th.Tensor) -> th.Tensor:
         """``(B, G * I)`` to ``(G, B, I)``."""
@@ -255,3 +254,10 @@ class BlockGRU(nn.Module):
     def _join(self, x: th.Tensor) -> th.Tensor:
         """``(G, B, O)`` to ``(B, G * O)``."""
         return x.transpose(0, 1).flatten(1)
+
+
+def _gate(deter: th.Tensor, gates: th.Tensor) -> th.Tensor:
+    """``(..., D)`` and ``(..., 3 D)`` to ``(..., D)``, or the same of every block; in float32, as states are."""
+    reset, candidate, update = gates.float().chunk(3, dim=-1)
+    candidate = th.tanh(th.sigmoid(reset) * candidate)
+    return th.lerp(deter, candidate, th.sigmoid(update))

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch as th
@@ -41,10 +40,17 @@ class LatentState:
     stoch: th.Tensor
     """Stochastic state (a sample, or the mode), flat: ``(..., Z)``."""
 
-    @cached_property
+    joined: th.Tensor | None = None
+    """:attr:`feat`, where it has been computed before."""
+
+    @property
     def feat(self) -> th.Tensor:
         """Features that every head reads, ``(..., D + Z)``."""
-        return th.cat([self.deter, self.stoch], dim=-1)
+        return th.cat([self.deter, self.stoch], dim=-1) if self.joined is None else self.joined
+
+    def join(self) -> LatentState:
+        """:return: the same state, its features computed once for all who read them"""
+        return LatentState(self.deter, self.stoch, self.feat)
 
     def map(self, function: Callable[[th.Tensor], th.Tensor]) -> LatentState:
         """
@@ -70,18 +76,17 @@ class LatentState:
         return LatentState(th.stack([state.deter for state in listed], dim), th.stack([state.stoch for state in listed], dim))
 
     @staticmethod
-    def stack_features(states: Sequence[LatentState], dim: int) -> LatentState:
+    def stack_joined(states: Sequence[LatentState], dim: int) -> LatentState:
         """
-        As :meth:`stack`, for states whose features are in use: both parts are views of the stacked features.
+        As :meth:`stack`, for states that have been joined: both parts are views of the stacked features.
 
         :param states: states of equal shapes
         :param dim: the new axis
-        :return: one state with that axis
+        :return: one joined state with that axis
         """
         feat = th.stack([state.feat for state in states], dim)
-        stacked = LatentState(*feat.split([states[0].deter.shape[-1], states[0].stoch.shape[-1]], dim=-1))
-        stacked.__dict__["feat"] = feat  # where the cached property keeps it
-        return stacked
+        deter, stoch = feat.split([states[0].deter.shape[-1], states[0].stoch.shape[-1]], dim=-1)
+        return LatentState(deter, stoch, feat)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_dreamer.common.arguments import check_numbers
+from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.common.optimizers import clip_grad_norms_
@@ -87,6 +88,7 @@ class Dreamer(ModelBasedAlgorithm):
     """
 
     policy: DreamerPolicy
+    _aliases = ("world_model", "actor", "critic", "_model_loss", "_imagination")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -206,6 +208,9 @@ class Dreamer(ModelBasedAlgorithm):
         self.world_model: WorldModel = self.policy.world_model
         self.actor = self.policy.actor
         self.critic = self.policy.critic
+        # the two unrolls, which take the most operations
+        self._model_loss = Compiled(self.world_model.loss) if self.policy.compiles else self.world_model.loss
+        self._imagination = Compiled(self._imagine) if self.policy.compiles else self._imagine
 
     # ---- learning
 
@@ -225,7 +230,7 @@ class Dreamer(ModelBasedAlgorithm):
 
             with policy.autocast():
                 # World model: filter the batch, predict observations, rewards and continue flags
-                posterior, losses, metrics = self.world_model.loss(batch)
+                posterior, losses, metrics = self._model_loss(batch)
                 scales = self.world_model.loss_scales
                 model_loss = th.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
                 metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
@@ -290,7 +295,7 @@ class Dreamer(ModelBasedAlgorithm):
         :param metrics: to be completed
         :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
         """
-        rollout, policy = self._imagine(starts)
+        rollout, policy = self._imagination(starts)
         feat = rollout.states.feat  # (N, H + 1, F)
         critic = self.critic(feat)
         with th.set_grad_enabled(self._through_dynamics):
@@ -413,4 +418,4 @@ class Dreamer(ModelBasedAlgorithm):
         return {**super().plain_classes(), **name_classes([], [RSSM, ModelSize])}
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "world_model", "actor", "critic", "_schedules"]
+        return [*super()._excluded_save_params(), *self._aliases, "_schedules"]

@@ -127,6 +127,8 @@ class DreamerPolicy(RecurrentModelPolicy):
     :param precision: ``"fp32"``, or ``"bf16"`` for updates with matrix products and convolutions in bfloat16: weights,
         states, normalisations, distributions and losses stay in float32. Faster where networks are not tiny, on GPUs and
         on CPUs with such instructions (``avx512_bf16``, ``amx_bf16``)
+    :param compile: compile the unrolls of the world model, over replayed sequences and in imagination, with
+        ``torch.compile``: worth its minutes in long runs
     :param optimizer_class: optimizer of all networks
     :param optimizer_kwargs: its arguments, but the learning rate
     """
@@ -146,6 +148,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         normalize_images: bool = True,
         actor_kwargs: dict[str, Any] | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
+        compile: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -162,12 +165,13 @@ class DreamerPolicy(RecurrentModelPolicy):
             normalize_images=normalize_images,
             actor_kwargs=actor_kwargs,
             precision=precision,
+            compile=compile,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}.")
-        self.precision = precision
+        self.precision, self.compiles = precision, compile
         sizes = get_size(size)
         defaults = SMALL_WORLD_MODEL if world_model_class is RSSM else {}
         model_kwargs = {**defaults, **(world_model_kwargs or {})}

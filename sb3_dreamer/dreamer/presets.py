@@ -71,6 +71,7 @@ DREAMER_V3: dict[str, Any] = dict(
         actor_kwargs=dict(min_std=0.1, max_std=1.0, unimix=0.01),
         world_model_kwargs=PUBLISHED_WORLD_MODEL,
         precision="fp32",  # published: bfloat16, which not every processor has
+        compile=False,
         optimizer_class=LaProp,
         optimizer_kwargs=dict(betas=(0.9, 0.999), eps=1e-20, agc=0.3),
     ),

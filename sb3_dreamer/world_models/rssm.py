@@ -181,7 +181,7 @@ class RSSM(WorldModel):
             stoch = self.latents.sample(params_t, noise[t])
             states.append(LatentState(deter, stoch))
             params.append(params_t)
-        return LatentState.stack(states, dim=1), th.stack(params, dim=1)
+        return LatentState.stack(states, dim=1).join(), th.stack(params, dim=1)
 
     def observe(self, batch: SequenceBatch) -> LatentState:
         return self._filter(batch, self.observation_model.scale(batch.obs))[0]
@@ -199,16 +199,17 @@ class RSSM(WorldModel):
         weights = self.core.unroll_weights()
         noise = () if deterministic else self.latents.noise((len(state.deter), horizon), state.deter, generator).unbind(1)
         given = None if callable(policy_or_actions) else policy_or_actions.unbind(1)
+        state = state.join()
         states, actions = [state], []
         for t in range(horizon):
             action = policy_or_actions(state.feat) if callable(policy_or_actions) else given[t]  # type: ignore[index]
             deter = self.core.step(state.deter, state.stoch, self.core.action_term(action, weights), weights)
             params = self.prior_net(deter)
             stoch = self.latents.mode(params) if deterministic else self.latents.sample(params, noise[t])
-            state = LatentState(deter, stoch)
+            state = LatentState(deter, stoch).join()
             states.append(state)
             actions.append(action)
-        return ImaginedRollout(LatentState.stack_features(states, dim=1), th.stack(actions, dim=1))
+        return ImaginedRollout(LatentState.stack_joined(states, dim=1), th.stack(actions, dim=1))
 
     # ---- predictions
 
