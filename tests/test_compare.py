@@ -91,7 +91,9 @@ def test_resumes_with_what_is_missing(first: ComparisonResult, capsys: pytest.Ca
     second = compare(**TINY, out=first.out)
     after = files(first.out)
     assert before.keys() == after.keys()
-    assert {name for name in after if after[name] != before[name]} == {"ppo-seed0.csv", "ppo-seed0.json"}
+    assert {name for name in after if after[name] != before[name]} == {
+        *("ppo-seed0.csv", "ppo-seed0.episodes.csv", "ppo-seed0.json")
+    }
     printed = capsys.readouterr().out
     assert "sac seed 0: already there" in printed and "ppo seed 0: finished" in printed
     # The run that was repeated gives the same returns.

@@ -15,7 +15,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_dreamer.compare.evaluation import EVAL_SEED, GridEvaluation, build_eval_env, evaluate
-from sb3_dreamer.compare.records import RunSpec, read_rows
+from sb3_dreamer.compare.records import RunSpec, read_episodes, read_finished, read_rows
 from sb3_dreamer.compare.runner import build_model, count_parameters, execute
 
 TINY: dict[str, dict[str, Any]] = {
@@ -92,6 +92,20 @@ def test_evaluation_is_repeatable_and_leaves_no_trace(tmp_path: Path, algo: str)
     random.random(), np.random.rand(), th.rand(1)
     np.testing.assert_array_equal(evaluate(model, env), first)
     assert first.shape == (2,) and first[0] != first[1]
+
+
+@pytest.mark.parametrize("algo", ["dreamer", "ppo", "a2c"])
+def test_episodes_of_training_are_recorded(tmp_path: Path, algo: str) -> None:
+    run = spec(tmp_path, algo, env_id="CartPole-v1")
+    execute(run)
+    episodes = read_episodes(run.episodes_path)
+    assert episodes and tuple(episodes) == getattr(read_finished(run), "episodes", None)
+    # A reward of 1 a step, also where training sees it normalised; evaluations play episodes of their own.
+    assert all(episode.episode_return == episode.length for episode in episodes)
+    ends = [episode.timesteps for episode in episodes]
+    assert ends == sorted(ends) and ends[-1] <= run.total_timesteps
+    if algo == "dreamer":  # one environment: each begins where the last one ended
+        assert ends == np.cumsum([episode.length for episode in episodes]).tolist()
 
 
 def test_evaluation_matches_episodes_played_one_by_one(tmp_path: Path) -> None:

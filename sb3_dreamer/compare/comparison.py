@@ -80,8 +80,8 @@ def compare(
     Each run is a process of its own with one torch thread. Its policy is evaluated before training, every
     ``eval_every`` steps and at the end, deterministically and always from the same starts; evaluation neither changes
     the training nor counts in its time. ``out`` gets ``results.csv``, ``summary.json`` and ``curves.png``; ``out/runs``
-    the single runs and ``out/logs`` what they print. Called again after an interruption, it carries out only what is
-    missing.
+    the single runs, with the episodes of their training, and ``out/logs`` what they print. Called again after an
+    interruption, it carries out only what is missing.
 
     :param env_id: Gymnasium id; a task that another package registers is ``"package:Name-v0"``
     :param algos: names of the algorithms, see :func:`~sb3_dreamer.compare.algorithm_names`

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_dreamer.compare.environments import build_vec_env, env_name
-from sb3_dreamer.compare.records import Row, RunSpec
+from sb3_dreamer.compare.records import Episode, Row, RunSpec
 
 # Episode i of every evaluation of every run is reset with seed EVAL_SEED + i.
 EVAL_SEED = 10_000
@@ -115,6 +115,8 @@ class GridEvaluation(BaseCallback):
     whichever comes first. With several environments the grid point is passed by less than ``n_envs`` steps. Training
     ends at the last grid point, also in the middle of a rollout: an algorithm with long rollouts gets no extra steps.
 
+    The episodes of the training are collected on the way, in ``episodes``, as the environments' ``Monitor`` reports them.
+
     :param spec: the run
     :param on_row: called with each finished evaluation
     :param on_timesteps: called with the number of steps so far, after every step
@@ -124,6 +126,7 @@ class GridEvaluation(BaseCallback):
         super().__init__()
         self.spec, self.on_row, self.on_timesteps = spec, on_row, on_timesteps
         self.due = spec.grid
+        self.episodes: list[Episode] = []
         self.env: VecEnv | None = None
 
     def _on_training_start(self) -> None:
@@ -137,7 +140,11 @@ class GridEvaluation(BaseCallback):
         before = self.num_timesteps - self.training_env.num_envs
         self.evaluate_until(before)
         self.on_timesteps(self.num_timesteps)
-        return before < self.spec.total_timesteps
+        if before >= self.spec.total_timesteps:
+            return False
+        ended = [info["episode"] for info in self.locals["infos"] if "episode" in info]
+        self.episodes += [Episode(self.num_timesteps, float(episode["r"]), int(episode["l"])) for episode in ended]
+        return True
 
     def _on_training_end(self) -> None:
         self.evaluate_until(self.model.num_timesteps)

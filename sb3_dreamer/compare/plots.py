@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Where one algorithm ran this many times as long as another, a linear axis would squeeze the shorter one into a corner.
+LOG_SCALE_RATIO = 8
+
+
 def draw_curves(runs: Sequence[FinishedRun], title: str, threshold: float | None) -> "Figure":
     """
     Median over the seeds as a line, their range as a band. The right panel places the median at the median CPU time.
+    Where lengths differ by more than ``LOG_SCALE_RATIO``, an axis is logarithmic and begins after the first evaluation.
 
     :param runs: the finished runs
     :param title: the figure's title
@@ -27,18 +32,20 @@ def draw_curves(runs: Sequence[FinishedRun], title: str, threshold: float | None
     # A Figure without pyplot uses no display and leaves no state behind.
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     by_steps, by_cpu = figure.subplots(1, 2, sharey=True)
-    for algo in dict.fromkeys(run.spec.algo for run in runs):
-        rows = [run.rows for run in runs if run.spec.algo == algo]
-        # One line a seed, (seeds, evaluations): all runs of a comparison share the grid.
-        returns = np.array([[row.eval_return_mean for row in line] for line in rows])
-        cpu_seconds = np.median([[row.cpu_seconds for row in line] for line in rows], axis=0)
-        timesteps = [row.timesteps for row in rows[0]]
-        plural = "s" if len(rows) > 1 else ""
-        for axes, x in ((by_steps, timesteps), (by_cpu, cpu_seconds)):
-            (line,) = axes.plot(x, np.median(returns, axis=0), label=f"{algo} ({len(rows)} seed{plural})")
+    runs_of = {algo: [run for run in runs if run.spec.algo == algo] for algo in dict.fromkeys(run.spec.algo for run in runs)}
+    panels = ((by_steps, "environment steps", "timesteps"), (by_cpu, "CPU seconds of training", "cpu_seconds"))
+    for axes, label, column in panels:
+        spent = {algo: np.median(_by_seed(own, column), axis=0) for algo, own in runs_of.items()}
+        first = 0
+        if _differ_much([x[-1] for x in spent.values()]):
+            axes.set_xscale("log")
+            first = 1  # step 0 has no place on it
+        for algo, x in spent.items():
+            x, returns = x[first:], _by_seed(runs_of[algo], "eval_return_mean")[:, first:]
+            plural = "s" if len(returns) > 1 else ""
+            (line,) = axes.plot(x, np.median(returns, axis=0), label=f"{algo} ({len(returns)} seed{plural})")
             lowest, highest = returns.min(axis=0), returns.max(axis=0)
             axes.fill_between(x, lowest, highest, color=line.get_color(), alpha=0.2, linewidth=0)
-    for axes, label in ((by_steps, "environment steps"), (by_cpu, "CPU seconds of training")):
         if threshold is not None:
             axes.axhline(threshold, color="black", linestyle="--", linewidth=0.8, label=f"threshold {threshold:g}")
         axes.set_xlabel(label)
@@ -47,6 +54,15 @@ def draw_curves(runs: Sequence[FinishedRun], title: str, threshold: float | None
     by_steps.legend(fontsize="small")
     figure.suptitle(title)
     return figure
+
+
+def _by_seed(runs: Sequence[FinishedRun], column: str) -> np.ndarray:
+    """:return: a column of all evaluations, shape ``(seeds, evaluations)``: the runs of an algorithm share the grid"""
+    return np.array([[getattr(row, column) for row in run.rows] for run in runs])
+
+
+def _differ_much(lengths: Sequence[float]) -> bool:
+    return min(lengths) > 0 and max(lengths) > LOG_SCALE_RATIO * min(lengths)
 
 
 def plot_curves(path: Path, runs: Sequence[FinishedRun], title: str, threshold: float | None) -> None:

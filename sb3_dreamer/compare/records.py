@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,18 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 
 @dataclass(frozen=True)
+class Episode:
+    """One episode of the training, one line of a run's ``.episodes.csv``."""
+
+    timesteps: int  # environment steps of the run when it ended
+    episode_return: float  # undiscounted and unnormalised, of the policy that explores
+    length: int
+
+
+EPISODE_COLUMNS = ("timesteps", "return", "length")
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """Everything that one run depends on, and where its files go."""
 
@@ -56,6 +68,10 @@ class RunSpec:
     @property
     def rows_path(self) -> Path:
         return self.out / "runs" / f"{self.algo}-seed{self.seed}.csv"
+
+    @property
+    def episodes_path(self) -> Path:
+        return self.out / "runs" / f"{self.algo}-seed{self.seed}.episodes.csv"
 
     @property
     def done_path(self) -> Path:
@@ -98,6 +114,7 @@ class FinishedRun:
     n_parameters: int
     versions: Mapping[str, str]
     cpu_model: str
+    episodes: tuple[Episode, ...] = ()  # of the training; unknown of runs from before they were recorded
 
 
 def _plain(value: Any) -> Any:
@@ -122,19 +139,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
+def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(lines)
+
+    write_atomically(path, write)
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """
     :param path: the CSV file, written atomically
     :param rows: its lines
     """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(dataclasses.astuple(row) for row in rows)
-
-    write_atomically(path, write)
+    _write_csv(path, COLUMNS, (dataclasses.astuple(row) for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -149,15 +169,34 @@ def read_rows(path: Path) -> list[Row]:
         ]
 
 
-def finish(spec: RunSpec, rows: Iterable[Row], n_parameters: int) -> None:
+def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
     """
-    Leave a finished run's files; the ``.json`` comes last and says that the ``.csv`` is complete.
+    :param path: the CSV file, written atomically
+    :param episodes: its lines
+    """
+    _write_csv(path, EPISODE_COLUMNS, (dataclasses.astuple(episode) for episode in episodes))
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """
+    :param path: a CSV file of :func:`write_episodes`
+    :return: its lines
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Episode(int(line["timesteps"]), float(line["return"]), int(line["length"])) for line in csv.DictReader(file)]
+
+
+def finish(spec: RunSpec, rows: Iterable[Row], n_parameters: int, episodes: Iterable[Episode] = ()) -> None:
+    """
+    Leave a finished run's files; the ``.json`` comes last and says that the others are complete.
 
     :param spec: the run
     :param rows: its evaluations
     :param n_parameters: number of trained parameters
+    :param episodes: those of the training
     """
     write_rows(spec.rows_path, rows)
+    write_episodes(spec.episodes_path, episodes)
     content = {
         "settings": spec.settings(),
         "n_parameters": n_parameters,
@@ -183,7 +222,8 @@ def read_finished(spec: RunSpec) -> FinishedRun | None:
             + "\nChoose another --out, or pass --overwrite to run it anew."
         )
     rows = tuple(read_rows(spec.rows_path))
-    return FinishedRun(spec, rows, done["n_parameters"], done["versions"], done["cpu_model"])
+    episodes = tuple(read_episodes(spec.episodes_path)) if spec.episodes_path.exists() else ()
+    return FinishedRun(spec, rows, done["n_parameters"], done["versions"], done["cpu_model"], episodes)
 
 
 def discard(spec: RunSpec) -> None:
@@ -192,7 +232,7 @@ def discard(spec: RunSpec) -> None:
 
     :param spec: the run
     """
-    for path in (spec.done_path, spec.rows_path, spec.log_path):
+    for path in (spec.done_path, spec.rows_path, spec.episodes_path, spec.log_path):
         path.unlink(missing_ok=True)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sb3_dreamer.compare.records import FinishedRun, Row
 
 
@@ -18,6 +20,7 @@ class RunStatistics:
     cpu_seconds_to_threshold: float | None
     worst_after: float | None  # of the evaluations that follow that one
     mean_after: float | None
+    area_under_curve: float  # mean evaluation return over the steps of the run, which reads the same at any length
     cpu_seconds: float  # of the whole training
     wall_seconds: float
 
@@ -38,9 +41,22 @@ def run_statistics(rows: Sequence[Row], threshold: float | None) -> RunStatistic
         cpu_seconds_to_threshold=None if first is None else rows[first].cpu_seconds,
         worst_after=min(after) if after else None,
         mean_after=statistics.fmean(after) if after else None,
+        area_under_curve=_area_under_curve(rows),
         cpu_seconds=rows[-1].cpu_seconds,
         wall_seconds=rows[-1].wall_seconds,
     )
+
+
+def _area_under_curve(rows: Sequence[Row]) -> float:
+    """:return: by the trapezoidal rule, divided by the steps"""
+    if len(rows) < 2:
+        return rows[0].eval_return_mean
+    timesteps, returns = [row.timesteps for row in rows], np.array([row.eval_return_mean for row in rows])
+    return float(np.average((returns[1:] + returns[:-1]) / 2, weights=np.diff(timesteps)))
+
+
+def _median_and_range(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def _median_and_worst(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -50,22 +66,20 @@ def _median_and_worst(values: Sequence[float | None]) -> dict[str, float | None]
     return {"median": median if math.isfinite(median) else None, "worst": worst if math.isfinite(worst) else None}
 
 
-def summarize_algorithm(runs: Sequence[FinishedRun], threshold: float | None) -> dict[str, Any]:
+def summarize_runs(runs: Sequence[FinishedRun], threshold: float | None) -> dict[str, Any]:
     """
     :param runs: the finished runs of one algorithm
     :param threshold: return at which the task counts as solved
-    :return: the algorithm's entry in ``summary.json``
+    :return: the numbers of the algorithm's entry in ``summary.json``
     """
     per_run = [run_statistics(run.rows, threshold) for run in runs]
-    final = [run.final_return for run in per_run]
     worst_after = [run.worst_after for run in per_run if run.worst_after is not None]
     mean_after = [run.mean_after for run in per_run if run.mean_after is not None]
     cpu = [run.cpu_seconds for run in per_run]
-    # Package versions and hyperparameters are the same in all of them, or they would not have been taken together.
-    settings = {key: value for key, value in runs[0].spec.settings().items() if key not in ("algo", "seed")}
     return {
         "seeds": [run.spec.seed for run in runs],
-        "final_return": {"median": statistics.median(final), "min": min(final), "max": max(final)},
+        "final_return": _median_and_range([run.final_return for run in per_run]),
+        "area_under_curve": _median_and_range([run.area_under_curve for run in per_run]),
         "seeds_reaching_threshold": sum(run.steps_to_threshold is not None for run in per_run),
         "steps_to_threshold": _median_and_worst([run.steps_to_threshold for run in per_run]),
         "cpu_seconds_to_threshold": _median_and_worst([run.cpu_seconds_to_threshold for run in per_run]),
@@ -75,6 +89,19 @@ def summarize_algorithm(runs: Sequence[FinishedRun], threshold: float | None) ->
         },
         "cpu_seconds": {"median": statistics.median(cpu), "total": sum(cpu)},
         "wall_seconds": {"median": statistics.median(run.wall_seconds for run in per_run)},
+    }
+
+
+def summarize_algorithm(runs: Sequence[FinishedRun], threshold: float | None) -> dict[str, Any]:
+    """
+    :param runs: the finished runs of one algorithm
+    :param threshold: return at which the task counts as solved
+    :return: the algorithm's entry in ``summary.json``
+    """
+    # Package versions and hyperparameters are the same in all of them, or they would not have been taken together.
+    settings = {key: value for key, value in runs[0].spec.settings().items() if key not in ("algo", "seed")}
+    return {
+        **summarize_runs(runs, threshold),
         "n_parameters": runs[0].n_parameters,
         "settings": settings,
         "versions": dict(runs[0].versions),

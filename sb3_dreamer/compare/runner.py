@@ -105,10 +105,11 @@ def execute(
         on_row(row)
 
     model = build_model(spec)
-    model.learn(spec.total_timesteps, callback=GridEvaluation(spec, keep, on_timesteps))
+    callback = GridEvaluation(spec, keep, on_timesteps)
+    model.learn(spec.total_timesteps, callback=callback)
     if [row.timesteps for row in rows] != spec.grid:
         raise RuntimeError(f"{spec.label} stopped early: evaluated at {[row.timesteps for row in rows]} of {spec.grid}")
-    finish(spec, rows, count_parameters(model))
+    finish(spec, rows, count_parameters(model), callback.episodes)
     env = model.get_env()
     if env is not None:
         env.close()

@@ -62,9 +62,9 @@ ALGORITHMS: dict[str, Algorithm] = {
 THRESHOLDS: dict[str, float] = {
     "ContinuousPendulum-v0": -200.0,
     "ContinuousCartPole-v0": 195.0,
-    "ContinuousPendulumNoVelocity-v0": -250.0,
+    "ContinuousPendulumNoVelocity-v0": -200.0,
     "ContinuousPendulumPixels-v0": -300.0,
-    "SequenceMemory-v0": 46.0,
+    "SequenceMemory-v0": 46.5,
     "DelayedRecall-v0": 0.95,
     "Pendulum-v1": -200.0,
     "CartPole-v1": 475.0,

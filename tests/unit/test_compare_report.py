@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sb3_dreamer.compare.plots import draw_curves
 from sb3_dreamer.compare.records import FinishedRun, Row, RunSpec
 from sb3_dreamer.compare.report import format_table, run_statistics, summarize
 
@@ -48,6 +49,14 @@ def test_never_reached_or_no_threshold(threshold: float | None) -> None:
     assert statistics.final_return == 5.0
 
 
+def test_area_under_the_curve_is_a_mean_over_steps() -> None:
+    assert run_statistics(rows([0.0, 10.0, 20.0]), None).area_under_curve == 10.0
+    # The last interval of a grid may be shorter: 100 steps at 5 on average, 50 at 11.
+    uneven = (*rows([0.0, 10.0]), Row("Task-v0", "algo", 0, 150, 12.0, 0.0, 9.0, 9.0))
+    assert run_statistics(uneven, None).area_under_curve == pytest.approx((100 * 5 + 50 * 11) / 150)
+    assert run_statistics(rows([3.0]), None).area_under_curve == 3.0
+
+
 def test_summary_over_seeds() -> None:
     runs = [
         finished([0.0, 10.0, 8.0, 20.0], seed=0),  # at 100, afterwards 8 and 20
@@ -57,6 +66,8 @@ def test_summary_over_seeds() -> None:
     entry = summarize("Task-v0", ["algo"], 10.0, runs, [])["algorithms"]["algo"]
     assert entry["seeds"] == [0, 1, 2]
     assert entry["final_return"] == {"median": 15.0, "min": 1.0, "max": 20.0}
+    areas = [28 / 3, 17.5 / 3, 0.5 / 3]
+    assert entry["area_under_curve"] == pytest.approx({"median": areas[1], "min": areas[2], "max": areas[0]})
     assert entry["seeds_reaching_threshold"] == 2
     assert entry["steps_to_threshold"] == {"median": 200, "worst": None}
     assert entry["cpu_seconds_to_threshold"] == {"median": 4.0, "worst": None}
@@ -95,3 +106,12 @@ def test_table_of_a_partial_comparison_says_so() -> None:
     table = format_table(summary)
     assert "PARTIAL: no result yet from other seed 0" in table
     assert "no threshold" in table
+
+
+@pytest.mark.parametrize(("longer", "scale", "first"), [(8, "linear", 0), (9, "log", 100)])
+def test_axes_of_very_different_lengths_are_logarithmic(longer: int, scale: str, first: int) -> None:
+    runs = [finished([0.0, 1.0]), finished([0.0] * (longer + 1), algo="other"), finished([1.0] * (longer + 1), 1, "other")]
+    by_steps, by_cpu = draw_curves(runs, "Task-v0", None).axes
+    assert by_steps.get_xscale() == by_cpu.get_xscale() == scale
+    assert [line.get_xdata()[0] for line in by_steps.lines] == [first, first]
+    assert by_steps.lines[1].get_xdata()[-1] == 100 * longer and by_steps.lines[1].get_ydata()[-1] == 0.5

@@ -14,7 +14,7 @@ from sb3_dreamer import DREAMER_V3, Dreamer
 from sb3_dreamer.compare import ComparisonError, algorithm_names, settings
 from sb3_dreamer.compare.__main__ import build_parser
 from sb3_dreamer.compare.environments import check_env, env_name
-from sb3_dreamer.compare.records import RunSpec, discard, finish, read_finished, read_rows, write_atomically
+from sb3_dreamer.compare.records import Episode, RunSpec, discard, finish, read_finished, read_rows, write_atomically
 from sb3_dreamer.compare.runner import build_model, policy_name
 
 
@@ -161,6 +161,20 @@ def test_finished_run_is_read_back_and_told_from_another(tmp_path: Path) -> None
     assert "--overwrite" in str(error.value)
     discard(run)
     assert read_finished(other) is None
+
+
+def test_episodes_of_training_are_kept_and_forgotten_with_the_run(tmp_path: Path) -> None:
+    run, episodes = spec(tmp_path), (Episode(40, -12.5, 40), Episode(100, -3.0, 60))
+    finish(run, [], 7, episodes)
+    assert run.episodes_path.read_text().split() == ["timesteps,return,length", "40,-12.5,40", "100,-3.0,60"]
+    again = read_finished(run)
+    assert again is not None and again.episodes == episodes
+    run.episodes_path.unlink()  # as runs were before episodes were recorded
+    again = read_finished(run)
+    assert again is not None and again.episodes == ()
+    finish(run, [], 7, episodes)
+    discard(run)
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def test_rows_without_the_final_mark_do_not_count(tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""
+The tasks of ``learning.py``: who runs on them, for how long, and with which settings.
+
+Dreamer runs with its defaults but on DeepMind Control. The baselines have the settings that RL Baselines3 Zoo tuned (from
+``sb3_dreamer/compare/settings.py``, or here), SB3's where it has none, and lengths in which they are known to get there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks import DMC
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one algorithm is trained on a task."""
+
+    seeds: int  # 0, 1, ...
+    total_timesteps: int
+    eval_every: int
+    hyperparams: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learnt, and by whom."""
+
+    env_id: str
+    threshold: float  # evaluation return at which it counts as solved
+    algos: Mapping[str, Training]
+    n_eval_episodes: int = 20
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()  # that its environment needs, by their import names
+
+
+# The published settings with the learning rate and its warm-up scaled for a short run.
+DREAMER_V3_SHORT = dict(learning_rate=6e-4, warmup_updates=100, buffer_size=10_000)
+DREAMER_DMC = dict(batch_size=32, batch_length=8, train_ratio=64)
+
+# The zoo's policy of its tasks without velocities.
+LSTM: dict[str, Any] = dict(
+    ortho_init=False,
+    activation_fn=nn.ReLU,
+    lstm_hidden_size=64,
+    enable_critic_lstm=True,
+    net_arch=dict(pi=[64], vf=[64]),
+)
+RECURRENT = dict(policy_kwargs=LSTM)
+# Gradients go through time within a rollout only, which must hold an episode.
+RECURRENT_LONG = dict(policy_kwargs=LSTM, n_steps=128)
+
+# The zoo's, but for the replay's size, where it cannot fill up.
+MOUNTAIN_CAR: dict[str, Any] = dict(
+    learning_rate=3e-4,
+    batch_size=512,
+    ent_coef=0.1,
+    train_freq=32,
+    gradient_steps=32,
+    gamma=0.9999,
+    tau=0.01,
+    learning_starts=0,
+    use_sde=True,
+    policy_kwargs=dict(log_std_init=-3.67, net_arch=[64, 64], use_expln=True),
+)
+DQN: dict[str, Any] = dict(
+    learning_rate=6.3e-4,
+    batch_size=128,
+    buffer_size=50_000,
+    learning_starts=0,
+    target_update_interval=250,
+    train_freq=4,
+    gradient_steps=-1,
+    exploration_fraction=0.12,
+    exploration_final_eps=0.1,
+    policy_kwargs=dict(net_arch=[256, 256]),
+)
+PPO_ACROBOT: dict[str, Any] = dict(normalize=True, n_envs=16, n_steps=256, gae_lambda=0.94, n_epochs=4, ent_coef=0.0)
+PPO_LANDER: dict[str, Any] = dict(n_envs=16, n_steps=1024, gae_lambda=0.98, gamma=0.999, n_epochs=4, ent_coef=0.01)
+
+TOY: dict[str, Task] = {
+    "ContinuousPendulum-v0": Task(
+        "ContinuousPendulum-v0",
+        -200,
+        {
+            "dreamer": Training(5, 10_000, 100),
+            "sac": Training(5, 5000, 125),
+            "tqc": Training(3, 6000, 125),
+            "crossq": Training(3, 5000, 125),
+            "ppo": Training(3, 50_000, 2500),
+            "dreamer_v3": Training(1, 2500, 125, DREAMER_V3_SHORT),
+        },
+    ),
+    "ContinuousCartPole-v0": Task(
+        "ContinuousCartPole-v0",
+        195,
+        {
+            "dreamer": Training(5, 10_000, 125),
+            "sac": Training(3, 6000, 125),
+            "crossq": Training(3, 5000, 125),
+            "ppo": Training(3, 50_000, 2500),
+        },
+    ),
+    "ContinuousPendulumNoVelocity-v0": Task(
+        "ContinuousPendulumNoVelocity-v0",
+        -200,
+        {"dreamer": Training(5, 10_000, 125), "recurrent_ppo": Training(1, 100_000, 5000, {**RECURRENT, "normalize": True})},
+    ),
+    "SequenceMemory-v0": Task("SequenceMemory-v0", 46.5, {"dreamer": Training(5, 10_000, 125), "dqn": Training(3, 5000, 125)}),
+    "DelayedRecall-v0": Task(
+        "DelayedRecall-v0",
+        0.95,
+        {"dreamer": Training(5, 10_000, 250), "recurrent_ppo": Training(2, 50_000, 2500, RECURRENT)},
+        n_eval_episodes=60,
+    ),
+}
+
+CLASSIC: dict[str, Task] = {
+    "Pendulum-v1": Task(
+        "Pendulum-v1",
+        -200,
+        {"dreamer": Training(3, 5000, 250), "sac": Training(3, 6000, 250), "tqc": Training(3, 6000, 250)},
+    ),
+    "CartPole-v1": Task(
+        "CartPole-v1",
+        475,
+        {"dreamer": Training(3, 5000, 250), "dqn": Training(3, 30_000, 1000), "ppo": Training(3, 50_000, 2500)},
+    ),
+    "Acrobot-v1": Task(
+        "Acrobot-v1",
+        -100,
+        {
+            "dreamer": Training(3, 5000, 250),
+            "dqn": Training(3, 50_000, 2500, DQN),
+            "ppo": Training(3, 50_000, 2500, PPO_ACROBOT),
+        },
+    ),
+    "MountainCarContinuous-v0": Task(
+        "MountainCarContinuous-v0",
+        90,
+        {
+            "dreamer": Training(3, 5000, 250),
+            "sac": Training(3, 30_000, 1000, MOUNTAIN_CAR),
+            "tqc": Training(3, 30_000, 1000, MOUNTAIN_CAR),
+        },
+    ),
+    "LunarLander-v3": Task(
+        "LunarLander-v3",
+        200,
+        {
+            "dreamer": Training(3, 30_000, 1000),
+            "dqn": Training(3, 100_000, 5000, DQN),
+            "ppo": Training(3, 200_000, 10_000, PPO_LANDER),
+        },
+        packages=("Box2D",),
+    ),
+}
+
+# Thresholds are DreamerV3's published mean returns of training around 50,000 frames; a step here is two frames.
+DMC_THRESHOLDS = {"cartpole_swingup": 322, "finger_spin": 498, "cheetah_run": 228, "walker_walk": 289}
+CONTROL: dict[str, Task] = {
+    name: Task(
+        f"tasks:DMC/{name}",
+        DMC_THRESHOLDS[name],
+        {"dreamer": Training(3, 25_000, 2500, DREAMER_DMC), "sac": Training(3, 25_000, 2500)},
+        n_eval_episodes=5,
+        packages=("shimmy", "dm_control", "rl_zoo3"),
+    )
+    for name in DMC
+}
+
+
+def _recall(delay: int, total_timesteps: int, recurrent: Mapping[str, Any]) -> Task:
+    return Task(
+        "DelayedRecall-v0",
+        0.95,
+        {"dreamer": Training(3, total_timesteps, 500), "recurrent_ppo": Training(2, 100_000, 5000, recurrent)},
+        n_eval_episodes=60,
+        env_kwargs={"delay": delay},
+    )
+
+
+MEMORY: dict[str, Task] = {
+    "DelayedRecall-10": _recall(10, 10_000, RECURRENT),
+    "DelayedRecall-30": _recall(30, 15_000, RECURRENT_LONG),
+    "DelayedRecall-60": _recall(60, 30_000, RECURRENT_LONG),
+    "MiniGrid-MemoryS7-v0": Task(
+        "tasks:Memory/MiniGridS7", 0.9, {"dreamer": Training(2, 30_000, 1000)}, packages=("minigrid",)
+    ),
+    "popgym-RepeatPreviousEasy-v0": Task(
+        "tasks:Memory/RepeatPreviousEasy",
+        0.9,
+        {"dreamer": Training(2, 30_000, 1000), "recurrent_ppo": Training(2, 100_000, 5000)},
+        packages=("popgym",),
+    ),
+}
+
+PIXELS: dict[str, Task] = {
+    "ContinuousPendulumPixels-v0": Task(
+        "ContinuousPendulumPixels-v0",
+        -300,
+        {"dreamer": Training(3, 3500, 250), "sac": Training(1, 5000, 500)},  # both choose the CnnPolicy for pictures
+    ),
+}
+
+SUITES: dict[str, dict[str, Task]] = {
+    "toy": TOY,
+    "classic": CLASSIC,
+    "dmc": CONTROL,
+    "memory": MEMORY,
+    "pixels": PIXELS,
+}

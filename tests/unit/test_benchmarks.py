@@ -1,0 +1,155 @@
+"""The learning benchmark: its suites, its tables by hand, and one very short run."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sb3_dreamer.compare.environments import check_env
+from sb3_dreamer.compare.records import Episode, FinishedRun, Row, RunSpec, read_episodes, write_json, write_rows
+from sb3_dreamer.compare.report import summarize
+from sb3_dreamer.compare.settings import ALGORITHMS, check_action_space, hyperparameters
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def learning() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))  # it imports its neighbours, as a script does
+        yield importlib.import_module("learning")
+
+
+def write_results(out: Path, runs: list[FinishedRun]) -> None:
+    """Leave the files that ``compare`` leaves beside those of the single runs."""
+    write_rows(out / "results.csv", (row for run in runs for row in run.rows))
+    write_json(out / "summary.json", summarize("Task-v0", [runs[0].spec.algo], None, runs, []))
+
+
+def finished(algo: str, seed: int, returns: list[float], env_id: str = "Task-v0", every: int = 100) -> FinishedRun:
+    """A run whose evaluations are 2 CPU seconds apart."""
+    spec = RunSpec(env_id, {}, algo, seed, every * (len(returns) - 1), every, 20, {}, "cpu", Path())
+    rows = tuple(Row("Task-v0", algo, seed, every * i, r, 0.0, 3.0 * i, 2.0 * i) for i, r in enumerate(returns))
+    return FinishedRun(spec, rows, 10, {}, "a processor")
+
+
+def test_tasks_are_well_formed(learning: ModuleType) -> None:
+    assert set(learning.SUITES) == {"toy", "classic", "dmc", "memory", "pixels"}
+    for suite, tasks in learning.SUITES.items():
+        folders = [learning.folder(Path(suite), name, algo) for name, task in tasks.items() for algo in task.algos]
+        assert len(set(folders)) == len(folders)
+        for name, task in tasks.items():
+            assert set(task.packages) <= set(learning.INSTALL) and "dreamer" in task.algos, name
+            for algo, training in task.algos.items():
+                assert algo in ALGORITHMS and training.seeds >= 1, (name, algo)
+                assert training.total_timesteps % training.eval_every == 0, (name, algo)
+
+
+@pytest.mark.parametrize("suite", ["toy", "classic", "dmc", "memory", "pixels"])
+def test_algorithms_fit_their_tasks(learning: ModuleType, suite: str) -> None:
+    for name, task in learning.SUITES[suite].items():
+        if learning.missing_packages({name: task}, []) is not None:
+            continue
+        action_space, _ = check_env(task.env_id, task.env_kwargs)
+        for algo, training in task.algos.items():
+            check_action_space(algo, action_space, name)
+            if learning.missing_packages({name: task}, [algo]) is None:
+                hyperparameters(algo, name, training.total_timesteps, training.hyperparams)
+
+
+def test_missing_package_is_one_line(
+    learning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "Box2D" else object())
+    assert learning.main(["--suite", "classic"], tmp_path) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: not installed: Box2D (for LunarLander-v3).") and '"gymnasium[box2d]"' in line
+    assert printed.out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("chosen", "known"), [("--tasks Pong", "ContinuousPendulum-v0"), ("--algos sarsa", "crossq")])
+def test_unknown_choice_names_what_there_is(
+    learning: ModuleType, chosen: str, known: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        learning.parse_arguments(["--suite", "toy", *chosen.split()])
+    assert re.search(rf"toy has no (Pong|sarsa); .*{known}", capsys.readouterr().err)
+
+
+def test_table_by_hand(learning: ModuleType, tmp_path: Path) -> None:
+    name = "ContinuousPendulum-v0"
+    runs = [finished("dreamer", 0, [-500.0, -150.0, -250.0, -100.0]), finished("dreamer", 1, [-500.0, -500.0, -150.0, -130.0])]
+    write_results(tmp_path / name, runs)
+    write_results(tmp_path / f"{name}-sac", [finished("sac", 0, [-500.0, -300.0])])
+    tasks = {name: learning.SUITES["toy"][name]}
+    assert learning.table(tmp_path, tasks, ["dreamer", "sac"]).splitlines()[2:] == [
+        # Thresholds at 100 and 200 steps, 2 and 4 seconds; then -175 and -130. Areas: -700 / 3 and -965 / 3.
+        "| ContinuousPendulum-v0 (≥ -200) | dreamer | 2 x 300 | 150 (200) | 3 (4) | -152.5 / -250 | -115 (-130) | -277.5 |",
+        "| ContinuousPendulum-v0 (≥ -200) | sac | 1 x 100 | never (never) | never (never) | - / - | -300 (-300) | -400 |",
+    ]
+    assert len(learning.table(tmp_path, tasks, ["sac"]).splitlines()) == 3
+    learning.draw(tmp_path, name, tasks[name])
+    assert (tmp_path / name / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_kept_with_the_source_are_read(learning: ModuleType) -> None:
+    for suite in ("toy", "pixels"):
+        for name, task in learning.SUITES[suite].items():
+            runs = learning.read_task(learning.RESULTS / suite, name, task)["dreamer"]
+            assert all([row.timesteps for row in run.rows] == run.spec.grid for run in runs)
+    published = learning._read_csv(learning.RESULTS / "dmc" / "published.csv")
+    means = {line["task"]: float(line["mean"]) for line in published if line["step"] == "50000"}
+    assert {f"dmc_{name}": task.threshold for name, task in learning.SUITES["dmc"].items()} == {
+        name: round(mean) for name, mean in means.items()
+    }
+
+
+def test_training_returns_by_hand(learning: ModuleType, tmp_path: Path) -> None:
+    # A step is two frames: 20,000 steps are too early by a frame, 25,001 too late.
+    ends = {20_000: 1.0, 20_001: 200.0, 24_500: 300.0, 25_000: 400.0, 25_001: 10_000.0}
+    episodes = [Episode(timesteps, total, 500) for timesteps, total in ends.items()]
+    assert learning.training_return(episodes, 50_000) == 300.0
+    assert learning.training_return(episodes, 40_000) == 1.0
+    assert learning.training_return(episodes, 30_000) is None
+
+    runs = [finished("dreamer", seed, [0.0, 0.0], "tasks:DMC/cartpole_swingup", 25_000) for seed in (0, 1)]
+    out = tmp_path / "cartpole_swingup"
+    for run in runs:
+        path = out / run.spec.episodes_path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"timesteps,return,length\n24500,{100 + 100 * run.spec.seed},500\n")
+    write_results(out, runs)
+    learning.record_training(out)
+    (tmp_path / "published.csv").write_text("task,method,step,mean,std,n\ndmc_cartpole_swingup,dreamerv3,50000,321.56,1,5\n")
+    tasks = {"cartpole_swingup": learning.SUITES["dmc"]["cartpole_swingup"]}
+    assert learning.training_table(tmp_path, tasks, ["dreamer", "sac"]).splitlines()[2:] == [
+        "| cartpole_swingup | 50,000 | dreamer | 2 | 150 (100, 200) | 322 |"
+    ]
+
+
+def test_very_short_run_leaves_its_files(learning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny: dict[str, Any] = dict(
+        learning_starts=40, batch_size=4, batch_length=8, train_ratio=4, pretrain_updates=1, policy_kwargs=dict(size="debug")
+    )
+    training = dataclasses.replace(learning.SUITES["toy"]["ContinuousPendulum-v0"].algos["dreamer"], seeds=1, hyperparams=tiny)
+    training = dataclasses.replace(training, total_timesteps=60, eval_every=30)
+    task = learning.Task("ContinuousPendulum-v0", -200, {"dreamer": training}, n_eval_episodes=2)
+    monkeypatch.setitem(learning.SUITES, "toy", {"Tiny": task})
+    assert learning.main(["--suite", "toy", "--jobs", "1"], tmp_path) == 0
+    out = tmp_path / "toy" / "Tiny"
+    assert {path.name for path in out.iterdir()} == {"results.csv", "summary.json", "curves.png", "runs", "logs"}
+    (found,) = learning.read_results(out)
+    assert [row.timesteps for row in found.rows] == [0, 30, 60]
+    assert read_episodes(found.spec.episodes_path) == []  # an episode has 200 steps
+    written = found.spec.done_path.stat().st_mtime_ns
+    assert learning.main(["--suite", "toy"], tmp_path) == 0
+    assert found.spec.done_path.stat().st_mtime_ns == written  # nothing was missing
