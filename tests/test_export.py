@@ -257,7 +257,7 @@ print("acted")
 
 def test_a_tampered_file_does_not_pass(model: Dreamer, path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     verify_onnx(model, path)
-    for name, change in (("core.gate_bias", 0.1), ("posterior_net.out.bias", 5.0), ("actor.mean.bias", 0.001)):
+    for name, change in (("core.hidden_bias", 0.1), ("posterior_net.out.bias", 5.0), ("actor.mean.bias", 0.001)):
         file = onnx.load(path)
         weight = next(weight for weight in file.graph.initializer if weight.name.endswith(name))
         value = onnx.numpy_helper.to_array(weight).copy()

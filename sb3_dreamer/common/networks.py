@@ -91,7 +91,8 @@ def norm_silu(norm: nn.Module, x: th.Tensor) -> th.Tensor:
     :param x: ``(..., size)``
     :return: ``silu(norm(x))``, same shape and type, computed in float32
     """
-    if isinstance(norm, nn.RMSNorm) and x.device.type == "cpu" and not th.compiler.is_compiling():
+    ours = th.is_grad_enabled() and x.device.type == "cpu" and not th.compiler.is_compiling()
+    if isinstance(norm, nn.RMSNorm) and ours:
         assert norm.eps is not None
         return _RMSNormSiLU.apply(x, norm.weight, norm.eps)
     return F.silu(norm(x)) if x.dtype == th.float32 else F.silu(norm(x.float())).to(x.dtype)
@@ -221,9 +222,29 @@ class BlockGRU(nn.Module):
         :param weights: from :meth:`unroll_weights`
         :return: ``(..., D)``
         """
+        return self._embed_action(action) @ weights.action + self.hidden_bias
+
+    def _embed_action(self, action: th.Tensor) -> th.Tensor:
         action = action / action.detach().abs().clamp_min(1.0)
-        embedded = norm_silu(self.action_norm, self.action_in(action))
-        return embedded @ weights.action + self.hidden_bias
+        return norm_silu(self.action_norm, self.action_in(action))
+
+    def forward(self, deter: th.Tensor, stoch: th.Tensor, action: th.Tensor) -> th.Tensor:
+        """
+        A single step, as :meth:`action_term` and :meth:`step`, without the weights being arranged for many.
+
+        :param deter: ``(B, D)``
+        :param stoch: ``(B, Z)``
+        :param action: ``(B, A)``
+        :return: the next deterministic state, ``(B, D)``
+        """
+        from_deter = norm_silu(self.deter_norm, self.deter_in(deter))
+        from_stoch = norm_silu(self.stoch_norm, self.stoch_in(stoch))
+        inputs = th.cat([from_deter, from_stoch, self._embed_action(action)], dim=-1).expand(self.blocks, -1, -1)
+        split = self._split(deter)
+        x = self._join(th.bmm(th.cat([split, inputs], dim=-1), self.hidden_weight)) + self.hidden_bias
+        x = norm_silu(self.hidden_norm, x)
+        gates = th.baddbmm(self.gate_bias.view(self.blocks, 1, -1), self._split(x), self.gate_weight)
+        return self._join(_gate(split, gates, self.update_bias))
 
     def step(self, deter: th.Tensor, stoch: th.Tensor, action_term: th.Tensor, weights: UnrollWeights) -> th.Tensor:
         """
@@ -256,8 +277,8 @@ class BlockGRU(nn.Module):
         return x.transpose(0, 1).flatten(1)
 
 
-def _gate(deter: th.Tensor, gates: th.Tensor) -> th.Tensor:
+def _gate(deter: th.Tensor, gates: th.Tensor, update_bias: float = 0.0) -> th.Tensor:
     """``(..., D)`` and ``(..., 3 D)`` to ``(..., D)``, or the same of every block; in float32, as states are."""
     reset, candidate, update = gates.float().chunk(3, dim=-1)
     candidate = th.tanh(th.sigmoid(reset) * candidate)
-    return th.lerp(deter, candidate, th.sigmoid(update))
+    return th.lerp(deter, candidate, th.sigmoid(update + update_bias if update_bias else update))

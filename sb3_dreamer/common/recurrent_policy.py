@@ -95,11 +95,12 @@ class RecurrentModelPolicy(BasePolicy):
                 f"state must hold arrays of {len(episode_start)} rows and {expected} columns for these observations, got "
                 f"{given}: give back what predict() returned for the same environments, or None."
             )
-        deter, stoch, action = (th.as_tensor(part, dtype=th.float32, device=self.device) for part in state)
+        device = self.device  # SB3 looks for it among all parameters
+        deter, stoch, action = (th.as_tensor(part, dtype=th.float32, device=device) for part in state)
         return self.acting_model(evaluation).observe_step(
-            self.observation_codec.to_tensors(obs, self.device),
+            self.observation_codec.to_tensors(obs, device),
             action,
-            th.as_tensor(episode_start, device=self.device),
+            th.as_tensor(episode_start, device=device),
             LatentState(deter, stoch),
             deterministic=deterministic,
             generator=self.predict_generator if evaluation else None,

@@ -158,9 +158,7 @@ class RSSM(WorldModel):
         generator: th.Generator | None = None,
     ) -> LatentState:
         keep = (1.0 - is_first.float()).unsqueeze(-1)
-        weights = self.core.unroll_weights()
-        action_term = self.core.action_term(prev_action * keep, weights)
-        deter = self.core.step(state.deter * keep, state.stoch * keep, action_term, weights)
+        deter = self.core(state.deter * keep, state.stoch * keep, prev_action * keep)
         params = self._posterior_params(deter, self._embed_term(self.observation_model.scale(obs)))
         if deterministic:
             return LatentState(deter, self.latents.mode(params))

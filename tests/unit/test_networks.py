@@ -101,6 +101,7 @@ def test_block_gru_equals_the_description(blocks: int) -> None:
     deter, stoch, action = th.randn(3, 8), th.randn(3, 6), 3 * th.randn(3, 2)
     weights = core.unroll_weights()
     step = core.step(deter, stoch, core.action_term(action, weights), weights)
+    assert th.allclose(core(deter, stoch, action), step, atol=1e-6)
     assert th.allclose(step, naive_block_gru(core, deter, stoch, action), atol=1e-5)
 
 

@@ -1,0 +1,208 @@
+"""
+How costs grow: of an update with batch, length, horizon, imagination starts, size and number of environments; of sampling with
+the length of the replay; and of memory over a long run.
+
+``python benchmarks/growth.py [--parts updates replay memory]`` records ``benchmarks/results/growth/*.csv`` and draws
+``growth.png`` of what is there. One torch thread; CPU seconds of the process.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from matplotlib.figure import Figure
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from throughput import PICTURE, VECTOR, Silent
+
+from sb3_dreamer import Dreamer
+from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.common.sequence_buffer import SequenceBuffer
+from sb3_dreamer.compare.records import cpu_model, installed_versions
+
+RESULTS = Path(__file__).parent / "results" / "growth"
+BASE: dict[str, Any] = dict(
+    batch_size=16, batch_length=16, imagination_horizon=10, imagination_starts=64, size="toy", n_envs=1
+)
+GRID: dict[str, list[Any]] = {
+    "batch_size": [4, 16, 64, 256],
+    "batch_length": [8, 16, 32, 64],
+    "imagination_horizon": [5, 10, 20, 40],
+    "imagination_starts": [16, 64, 256],
+    "size": ["toy", "small", "medium", "1m", "12m"],
+    "n_envs": [1, 4, 16, 64],
+}
+"""What varies, the rest being as in ``BASE``; ``n_envs`` changes the step, not the update."""
+ROWS: dict[str, tuple[Any, str, list[int]]] = {
+    "vector": (VECTOR, "MlpPolicy", [1_000, 10_000, 100_000, 1_000_000]),
+    "picture": (PICTURE, "CnnPolicy", [1_000, 10_000, 100_000]),
+}
+STEPS = 200_000
+
+
+def make(n_envs: int = 1, size: str = "toy", **kwargs: Any) -> Dreamer:
+    """
+    :param n_envs: environments
+    :param size: of the networks
+    :param kwargs: further arguments of Dreamer
+    :return: a model on an environment that costs nothing
+    """
+    env = make_vec_env(lambda: Silent(VECTOR), n_envs)
+    return Dreamer("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=dict(size=size), **kwargs)
+
+
+def timed(function: Callable[[], object], repeats: int) -> float:
+    """
+    :param function: what to time
+    :param repeats: how often
+    :return: the median of its CPU seconds
+    """
+    function()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        seconds.append(time.process_time() - start)
+    return float(np.median(seconds))
+
+
+def updates() -> list[dict[str, Any]]:
+    """:return: seconds of an update, and of a step of all environments without one, along every axis of ``GRID``"""
+    found = []
+    for name, values in GRID.items():
+        for value in values:
+            model = make(**{**BASE, name: value}, learning_starts=10**9)
+            model.learn(2_000)
+            update = timed(lambda model=model: model.train(1), 7)
+            start, before = time.process_time(), model.num_timesteps
+            model.learn(200 * model.n_envs, reset_num_timesteps=False)
+            step = (time.process_time() - start) / ((model.num_timesteps - before) / model.n_envs)
+            found.append(dict(axis=name, value=value, update_seconds=update, step_seconds=step))
+            print(found[-1], flush=True)
+    return found
+
+
+def replay() -> list[dict[str, Any]]:
+    """:return: seconds to sample 16 windows of 64 rows from replays of more and more rows"""
+    found = []
+    for name, (space, policy, sizes) in ROWS.items():
+        env = make_vec_env(lambda space=space: Silent(space), 1)
+        for rows in sizes:
+            model = Dreamer(policy, env, buffer_size=rows, device="cpu", seed=0)
+            assert model.replay_buffer is not None
+            fill(model.replay_buffer, rows)
+            seconds = timed(lambda model=model: model.sample_replay(16, 64), 200)
+            found.append(dict(observation=name, rows=rows, sample_seconds=seconds))
+            print(found[-1], flush=True)
+    return found
+
+
+def fill(buffer: SequenceBuffer, rows: int) -> None:
+    """
+    :param buffer: an empty replay of one environment
+    :param rows: how many to write, in episodes of 200 steps
+    """
+    stream = np.zeros(1, dtype=np.int64)
+    obs = {key.name: np.ones((1, *key.shape), dtype=key.dtype) for key in buffer.codec.keys}
+    for row in range(rows):
+        buffer.add(stream, obs, 0.0, np.zeros(1), is_first=row % 201 == 0, is_last=row % 201 == 200)
+
+
+class Memory(BaseCallback):
+    """Notes how much memory the process holds, every 10,000 steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[dict[str, Any]] = []
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % 10_000 == 0:
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+            self.found.append(dict(step=self.num_timesteps, resident_mb=resident / 2**20))
+            print(self.found[-1], flush=True)
+        return True
+
+
+def memory() -> list[dict[str, Any]]:
+    """:return: resident memory along a run whose replay is full after a tenth of it"""
+    callback = Memory()
+    model = make(size="debug", buffer_size=STEPS // 10, batch_length=8, imagination_starts=8, train_ratio=8)
+    model.learn(STEPS, callback=callback)
+    return callback.found
+
+
+PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {"updates": updates, "replay": replay, "memory": memory}
+
+
+def write(name: str, found: list[dict[str, Any]]) -> None:
+    """
+    :param name: of the part
+    :param found: its lines
+    """
+
+    def save(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(found[0]))
+            writer.writeheader()
+            writer.writerows(found)
+
+    write_atomically(RESULTS / f"{name}.csv", save)
+    machine = dict(processor=cpu_model(), threads=1, versions=installed_versions())
+    write_atomically(RESULTS / "machine.json", lambda path: path.write_text(json.dumps(machine, indent=1) + "\n"))
+
+
+def draw() -> None:
+    """Draw what has been recorded."""
+    lines: dict[str, list[dict[str, str]]] = {}
+    for name in PARTS:
+        path = RESULTS / f"{name}.csv"
+        lines[name] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    panels = iter(figure.subplots(2, 4).flat)
+    for axis in GRID:
+        panel = next(panels)
+        points = [line for line in lines["updates"] if line["axis"] == axis]
+        values = [line["value"] for line in points]
+        x: Any = values if axis == "size" else [float(value) for value in values]
+        key = "step_seconds" if axis == "n_envs" else "update_seconds"
+        panel.plot(x, [1e3 * float(line[key]) for line in points], "o-")
+        panel.set_xlabel(axis)
+        panel.set_ylabel("CPU ms of a step of all environments" if axis == "n_envs" else "CPU ms of an update")
+        panel.set_ylim(bottom=0)
+        if axis == "size":
+            panel.set_yscale("log")
+    panel = next(panels)
+    for name in ROWS:
+        points = [line for line in lines["replay"] if line["observation"] == name]
+        panel.plot(
+            [int(line["rows"]) for line in points], [1e3 * float(line["sample_seconds"]) for line in points], "o-", label=name
+        )
+    panel.set(xscale="log", xlabel="rows in the replay", ylabel="CPU ms to sample 16 windows of 64", ylim=(0, None))
+    panel.legend()
+    panel = next(panels)
+    panel.plot([int(line["step"]) for line in lines["memory"]], [float(line["resident_mb"]) for line in lines["memory"]])
+    panel.set(xlabel="steps of learn()", ylabel="resident memory, MB", ylim=(0, None))
+    for panel in figure.axes:
+        panel.grid(alpha=0.3)
+    write_atomically(RESULTS / "growth.png", lambda path: figure.savefig(path, format="png", dpi=110))
+
+
+def main() -> None:
+    """Measure, record, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    th.set_num_threads(1)
+    for name in parser.parse_args().parts:
+        write(name, PARTS[name]())
+    draw()
+
+
+if __name__ == "__main__":
+    main()
