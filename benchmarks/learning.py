@@ -43,7 +43,6 @@ INSTALL = {
     "dm_control": "sb3-dreamer[dmc]",
     "minigrid": "sb3-dreamer[minigrid]",
     "popgym": "popgym",
-    "rl_zoo3": "sb3-dreamer[zoo]",
     "sb3_contrib": "sb3-contrib",
     "shimmy": "sb3-dreamer[dmc]",
 }

@@ -165,7 +165,7 @@ CONTROL: dict[str, Task] = {
         DMC_THRESHOLDS[name],
         {"dreamer": Training(3, 25_000, 2500, DREAMER_DMC), "sac": Training(3, 25_000, 2500)},
         n_eval_episodes=5,
-        packages=("shimmy", "dm_control", "rl_zoo3"),
+        packages=("shimmy", "dm_control"),
     )
     for name in DMC
 }

@@ -16,6 +16,33 @@ DMC = ("cartpole_swingup", "finger_spin", "cheetah_run", "walker_walk")
 DMC_FRAME_SKIP = 2
 
 
+class Repeat(gym.Wrapper):
+    """
+    Every action is taken several times, until the episode ends; rewards add up. (RL Zoo's wrapper does the same, but to import
+    it changes Gymnasium's TimeLimit.)
+
+    :param env: the environment
+    :param times: how often
+    """
+
+    def __init__(self, env: gym.Env, times: int) -> None:
+        super().__init__(env)
+        self.times = times
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """
+        :param action: of the environment
+        :return: as Gymnasium's
+        """
+        total = 0.0
+        for _ in range(self.times):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, info
+
+
 def control(task: str, **kwargs: Any) -> gym.Env:
     """
     :param task: as in ``DMC``
@@ -23,10 +50,9 @@ def control(task: str, **kwargs: Any) -> gym.Env:
     :return: a task of DeepMind Control
     """
     import shimmy  # noqa: F401  (registers)
-    from rl_zoo3.wrappers import FrameSkip
 
     domain, name = task.split("_", 1)
-    return FrameSkip(FlattenObservation(gym.make(f"dm_control/{domain}-{name}-v0", **kwargs)), skip=DMC_FRAME_SKIP)
+    return Repeat(FlattenObservation(gym.make(f"dm_control/{domain}-{name}-v0", **kwargs)), DMC_FRAME_SKIP)
 
 
 def minigrid_memory(**kwargs: Any) -> gym.Env:

@@ -38,8 +38,8 @@ def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> Non
     :param first_update_at: environment steps before the first update
     :raises ValueError: for arguments that cannot work
     """
-    check_numbers(model, whole=("buffer_size", "batch_size", "batch_length", "pretrain_updates"), minimum=1)
-    check_numbers(model, whole=("learning_starts",), optional=("learning_starts",), minimum=0)
+    check_numbers(model, whole=("buffer_size", "batch_size", "batch_length"), minimum=1)
+    check_numbers(model, whole=("learning_starts", "pretrain_updates"), optional=("learning_starts",), minimum=0)
     check_numbers(model, real=("train_ratio", "gamma"), minimum=0)
     if model.train_ratio == 0:
         raise ValueError(f"train_ratio must be positive, got {model.train_ratio}.")

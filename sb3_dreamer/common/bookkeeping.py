@@ -21,22 +21,22 @@ class MetricMeans:
 
     def __init__(self) -> None:
         self._totals: dict[str, th.Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
     @th.no_grad()
     def add(self, metrics: dict[str, th.Tensor]) -> None:
         """
-        :param metrics: scalars of one update, the same names every time
+        :param metrics: scalars of one update
         """
         for name, value in metrics.items():
             value = value.detach()
             self._totals[name] = self._totals[name] + value if name in self._totals else value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
-        """:return: means since the last call, empty if there was no update"""
-        means = {name: float(total) / self._count for name, total in self._totals.items()}
-        self._totals, self._count = {}, 0
+        """:return: means over the updates since the last call that had them"""
+        means = {name: float(total) / self._counts[name] for name, total in self._totals.items()}
+        self._totals, self._counts = {}, {}
         return means
 
 

@@ -41,7 +41,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
     :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
     :param gamma: discount factor
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
-    :param pretrain_updates: updates at once when training starts
+    :param pretrain_updates: updates of the world model alone, at once when training starts
     :param online_replay: train on every new window once before drawing at random
     :param replay_buffer_kwargs: further arguments of the replay: ``storage_path``, a folder to keep it on disk
     :param policy_kwargs: arguments of the policy
@@ -233,14 +233,14 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         return self
 
     def _owe_updates(self) -> None:
-        """The step just taken asks for updates; the time before training starts counts as pretrain_updates."""
+        """The step just taken asks for updates; all those before training starts together for one, after pretrain_updates."""
         assert self.replay_buffer is not None
         first = self._first_update_at()
         enough = self.replay_buffer.size() >= min(first, self.n_envs * self.replay_buffer.capacity)
         if self.num_timesteps < first or not enough or not self.replay_buffer.can_sample(self.batch_length):
             return
         if self._n_updates == 0:
-            self._update_debt = float(self.pretrain_updates)
+            self._update_debt = self.pretrain_updates + 1.0
         else:
             self._update_debt += self.n_envs * self.train_ratio / (self.batch_size * self.batch_length)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -31,6 +32,9 @@ from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
 
+ROWS = 256
+"""Replayed rows a batch, where the number of windows is left open."""
+
 
 class Dreamer(ModelBasedAlgorithm):
     """
@@ -50,8 +54,9 @@ class Dreamer(ModelBasedAlgorithm):
     :param buffer_size: rows of the replay over all environments (an episode of n steps takes n + 1 rows)
     :param learning_starts: environment steps before the first update; None for 200, or more where many environments
         need more to fill one window each
-    :param batch_size: windows a batch
-    :param batch_length: rows a window
+    :param batch_size: windows a batch; None for as many as make 256 rows
+    :param batch_length: rows a window, which bounds over how many steps the model can learn to remember; None for 8 with
+        continuous actions, whose updates cost more (they go back through what is imagined), and 32 with discrete ones
     :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
     :param gamma: discount factor
     :param return_lambda: λ of the λ-returns
@@ -71,9 +76,10 @@ class Dreamer(ModelBasedAlgorithm):
     :param slow_critic_rate: share of the critic that goes into the slow copy at each update
     :param replay_value_scale: weight of the critic's loss on replayed sequences (its gradient reaches the world model)
     :param evaluation_rate: :meth:`predict` acts with a Polyak average of world model and actor that takes this share of the
-        networks in training at each update (8 / updates if that is more); None to act with these themselves
+        networks in training at each update (24 / updates if that is more); None to act with these themselves
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
-    :param pretrain_updates: updates at once when training starts
+    :param pretrain_updates: updates of the world model alone when training starts: an actor that learns from an untrained
+        model saturates
     :param online_replay: train on every new window once before drawing at random
     :param replay_buffer_kwargs: ``storage_path``: a folder to keep a replay on disk that is larger than the memory
     :param policy_kwargs: ``size``, ``latent``, ``world_model_class``, ``world_model_kwargs``, ``features_extractor_class``,
@@ -88,7 +94,7 @@ class Dreamer(ModelBasedAlgorithm):
     """
 
     policy: DreamerPolicy
-    _aliases = ("world_model", "actor", "critic", "_model_loss", "_imagination")
+    _aliases = ("world_model", "actor", "critic", "_compiled")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -102,12 +108,12 @@ class Dreamer(ModelBasedAlgorithm):
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int | None = None,
-        batch_size: int = 16,
-        batch_length: int = 16,
+        batch_size: int | None = None,
+        batch_length: int | None = None,
         train_ratio: float = 256,
         gamma: float = 0.99,
         return_lambda: float = 0.95,
-        imagination_horizon: int = 10,
+        imagination_horizon: int = 15,
         imagination_starts: int | None = 64,
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
         ent_coef: float | Literal["auto"] = "auto",
@@ -152,8 +158,8 @@ class Dreamer(ModelBasedAlgorithm):
             learning_rate=learning_rate,
             buffer_size=buffer_size,
             learning_starts=learning_starts,
-            batch_size=batch_size,
-            batch_length=batch_length,
+            batch_size=batch_size,  # type: ignore[arg-type]  # _setup_model chooses where they are None
+            batch_length=batch_length,  # type: ignore[arg-type]
             train_ratio=train_ratio,
             gamma=gamma,
             random_warmup=random_warmup,
@@ -190,6 +196,11 @@ class Dreamer(ModelBasedAlgorithm):
         check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "replay_value_scale"))
 
     def _setup_model(self) -> None:
+        if self.batch_length is None:
+            self.batch_length = 8 if isinstance(self.action_space, spaces.Box) else 32
+        check_numbers(self, whole=("batch_length",), minimum=1)
+        if self.batch_size is None:
+            self.batch_size = max(1, ROWS // self.batch_length)
         super()._setup_model()
         self._create_aliases()
         self._schedules = {
@@ -208,9 +219,9 @@ class Dreamer(ModelBasedAlgorithm):
         self.world_model: WorldModel = self.policy.world_model
         self.actor = self.policy.actor
         self.critic = self.policy.critic
-        # the two unrolls, which take the most operations
-        self._model_loss = Compiled(self.world_model.loss) if self.policy.compiles else self.world_model.loss
-        self._imagination = Compiled(self._imagine) if self.policy.compiles else self._imagine
+        self._compiled = {}
+        if self.policy.compiles:  # the two unrolls, which take the most operations
+            self._compiled = {"loss": Compiled(self.world_model.loss), "imagine": Compiled(self._imagine)}
 
     # ---- learning
 
@@ -225,29 +236,29 @@ class Dreamer(ModelBasedAlgorithm):
         policy.set_training_mode(True)
         for _ in range(gradient_steps):
             self._update_learning_rates()
+            model_alone = self._n_updates < self.pretrain_updates
             batch, index = self.sample_replay(self.batch_size, self.batch_length)
             policy.optimizer.zero_grad(set_to_none=True)
 
             with policy.autocast():
                 # World model: filter the batch, predict observations, rewards and continue flags
-                posterior, losses, metrics = self._model_loss(batch)
+                posterior, losses, metrics = self._compiled.get("loss", self.world_model.loss)(batch)
                 scales = self.world_model.loss_scales
                 model_loss = th.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
                 metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
 
                 # Behaviour: imagine from the states found, raise the returns, and learn to predict them
-                starts, chosen = self._imagination_starts(posterior)
-                actor_loss, value_loss, first_returns = self._behaviour_losses(starts, metrics)
-                if self.replay_value_scale > 0:
-                    replay_loss = self._replay_value_loss(batch, posterior, first_returns if chosen is None else None)
-                    value_loss = value_loss + self.replay_value_scale * replay_loss
-                    metrics["replay_value_loss"] = replay_loss
+                losses_of_behaviour = () if model_alone else self._behaviour_losses(batch, posterior, metrics)
 
             # One optimizer step. The actor's loss may reach back through the model: only the actor is to follow it
-            actor_loss.backward(inputs=list(self.actor.parameters()))
-            (model_loss + value_loss).backward()
+            if losses_of_behaviour:
+                actor_loss, value_loss = losses_of_behaviour
+                actor_loss.backward(inputs=list(self.actor.parameters()))
+                (model_loss + value_loss).backward()
+            else:
+                model_loss.backward()
             norms = self._clip_gradients(metrics)
-            if not self._is_sound(model_loss, value_loss, actor_loss, *norms):
+            if not self._is_sound(model_loss, *losses_of_behaviour, *norms):
                 continue
             policy.optimizer.step()
 
@@ -289,13 +300,30 @@ class Dreamer(ModelBasedAlgorithm):
             rollout = self.world_model.imagine(act, starts, horizon)
         return rollout, type(policies[0]).stack(policies, dim=1)  # type: ignore[arg-type]
 
-    def _behaviour_losses(self, starts: LatentState, metrics: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def _behaviour_losses(
+        self, batch: SequenceBatch, posterior: LatentState, metrics: dict[str, th.Tensor]
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param batch: the replayed batch
+        :param posterior: its states, ``(B, T, ...)``
+        :param metrics: to be completed
+        :return: loss of the actor, and of the critic on imagined and replayed states
+        """
+        starts, chosen = self._imagination_starts(posterior)
+        actor_loss, value_loss, first_returns = self._imagined_losses(starts, metrics)
+        if self.replay_value_scale > 0:
+            replay_loss = self._replay_value_loss(batch, posterior, first_returns if chosen is None else None)
+            value_loss = value_loss + self.replay_value_scale * replay_loss
+            metrics["replay_value_loss"] = replay_loss
+        return actor_loss, value_loss
+
+    def _imagined_losses(self, starts: LatentState, metrics: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         :param starts: where to imagine from, ``(N, ...)``
         :param metrics: to be completed
         :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
         """
-        rollout, policy = self._imagination(starts)
+        rollout, policy = self._compiled.get("imagine", self._imagine)(starts)
         feat = rollout.states.feat  # (N, H + 1, F)
         critic = self.critic(feat)
         with th.set_grad_enabled(self._through_dynamics):

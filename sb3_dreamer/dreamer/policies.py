@@ -286,13 +286,13 @@ class DreamerPolicy(RecurrentModelPolicy):
     @th.no_grad()
     def update_average(self, rate: float) -> None:
         """
-        Move the average of world model and actor towards the networks in training. The rate is at least 8 over the
+        Move the average of world model and actor towards the networks in training. The rate is at least 24 over the
         number of updates, so that the average keeps up at first.
 
         :param rate: share of the networks in training
         """
         self.averaged_updates += 1
-        rate = min(1.0, max(rate, 8.0 / int(self.averaged_updates)))
+        rate = min(1.0, max(rate, 24.0 / int(self.averaged_updates)))
         _lerp_(self.average_world_model, self.world_model, rate)
         _lerp_(self.average_actor, self.actor, rate)
         _copy_buffers(self.world_model, self.average_world_model)

@@ -36,7 +36,7 @@ def losses(model: Dreamer, seed: int = 0) -> tuple[th.Tensor, th.Tensor, th.Tens
     posterior = model.world_model.observe(batch)
     metrics: dict[str, th.Tensor] = {}
     starts, _ = model._imagination_starts(posterior)
-    return *model._behaviour_losses(starts, metrics), metrics
+    return *model._imagined_losses(starts, metrics), metrics
 
 
 def gradients(loss: th.Tensor, module: th.nn.Module) -> float:
@@ -65,7 +65,7 @@ def test_published_values() -> None:
         replay_value_scale=0.3,
         online_replay=True,
         random_warmup=False,
-        pretrain_updates=1,
+        pretrain_updates=0,
         max_grad_norm=None,
         action_mean_penalty=0.0,
         evaluation_rate=None,
@@ -265,6 +265,41 @@ def test_slow_critic_follows_after_the_step(ready: Any) -> None:
         assert th.allclose(slow, old + 0.25 * (online - old), atol=1e-6)
 
 
+def test_pretraining_updates_the_world_model_alone() -> None:
+    model = tiny_dreamer(pretrain_updates=5, train_ratio=1e-6)
+    before = {name: [p.clone() for p in module.parameters()] for name, module in model.policy.trained_modules().items()}
+
+    def changed() -> dict[str, bool]:
+        modules = model.policy.trained_modules().items()
+        return {
+            name: any(not th.equal(a, b) for a, b in zip(module.parameters(), before[name], strict=True))
+            for name, module in modules
+        }
+
+    model.learn(39)
+    assert model._n_updates == 0
+    model._update_debt, model.num_timesteps = 5.0, 40
+    model._train_if_due()
+    assert model._n_updates == 5 and changed() == {"world_model": True, "actor": False, "critic": False}
+    assert "model_loss" in (means := model._metrics.take()) and "actor_loss" not in means
+    model.train(2)
+    assert all(changed().values()) and model._metrics.take().keys() >= {"model_loss", "actor_loss", "replay_value_loss"}
+
+
+@pytest.mark.parametrize(("action", "length"), [("ContinuousPendulum-v0", 8), ("SequenceMemory-v0", 32)])
+def test_windows_of_default_length(action: str, length: int) -> None:
+    def rows(**kwargs: Any) -> tuple[int, int]:
+        model = Dreamer("MlpPolicy", f"envs:{action}", policy_kwargs=dict(size="debug"), **kwargs)
+        return model.batch_size, model.batch_length
+
+    assert rows() == (256 // length, length)
+    assert rows(batch_length=64) == (4, 64)
+    assert rows(batch_length=1000) == (1, 1000)
+    assert rows(batch_size=5) == (5, length)
+    with pytest.raises(ValueError, match="batch_length must be at least 1, got 0"):
+        rows(batch_length=0)
+
+
 @pytest.mark.parametrize(("starts", "expected"), [(None, 32), (5, 5), (32, 32), (500, 32)])
 def test_number_of_imagination_starts(ready: Any, starts: int | None, expected: int) -> None:
     model = ready(imagination_starts=starts)
@@ -310,6 +345,6 @@ def test_dynamics_gradient_finds_the_better_action() -> None:
     model.critic.net.out.weight.data.zero_()
     batch, _ = model.replay_buffer.sample(4, 8)
     starts, _ = model._imagination_starts(model.world_model.observe(batch))
-    actor_loss, _, _ = model._behaviour_losses(starts, {})
+    actor_loss, _, _ = model._imagined_losses(starts, {})
     slope = th.autograd.grad(actor_loss, model.actor.mean.bias)[0]
     assert (slope < 0).all()  # descending the loss raises the action

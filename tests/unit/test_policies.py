@@ -51,8 +51,8 @@ def test_average_keeps_up_at_first_and_then_takes_its_rate() -> None:
     average = next(policy.average_actor.parameters())
     parameter.data.add_(1.0)
     policy.update_average(0.005)
-    assert th.allclose(average, parameter)  # 8 / 1 > 1: the first updates are taken whole
-    for expected_rate, updates in ((8 / 100, 99), (0.005, 9_999)):
+    assert th.allclose(average, parameter)  # 24 / 1 > 1: the first updates are taken whole
+    for expected_rate, updates in ((24 / 100, 99), (0.005, 9_999)):
         policy.averaged_updates.fill_(updates)
         old = average.clone()
         parameter.data.add_(1.0)

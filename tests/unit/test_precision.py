@@ -30,7 +30,7 @@ def losses(model: Dreamer, precision: str) -> dict[str, th.Tensor]:
         th.manual_seed(0)
         posterior, found, _ = model.world_model.loss(batch)
         metrics: dict[str, th.Tensor] = {}
-        actor, critic, returns = model._behaviour_losses(posterior.detach().map(lambda x: x.flatten(0, 1)), metrics)
+        actor, critic, returns = model._imagined_losses(posterior.detach().map(lambda x: x.flatten(0, 1)), metrics)
         replay = model._replay_value_loss(batch, posterior, None)
     return {**found, "actor": actor, "critic": critic, "returns": returns, "replay": replay, "feat": posterior.feat}
 
