@@ -78,7 +78,7 @@ def updates() -> list[dict[str, Any]]:
     found = []
     for name, values in GRID.items():
         for value in values:
-            model = make(**{**BASE, name: value}, learning_starts=10**9)
+            model = make(**{**BASE, name: value}, learning_starts=10**9, pretrain_updates=0)
             model.learn(2_000)
             update = timed(lambda model=model: model.train(1), 7)
             start, before = time.process_time(), model.num_timesteps
@@ -176,7 +176,7 @@ def draw() -> None:
         panel.set_xlabel(axis)
         panel.set_ylabel("CPU ms of a step of all environments" if axis == "n_envs" else "CPU ms of an update")
         panel.set_ylim(bottom=0)
-        if axis == "size":
+        if axis == "size" and points:
             panel.set_yscale("log")
     panel = next(panels)
     for name in ROWS:

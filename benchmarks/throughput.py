@@ -76,7 +76,7 @@ def make(case: dict[str, Any], device: str) -> Dreamer:
             "precision": case.get("precision", "fp32"),
         }
         settings["imagination_starts"] = case.get("imagination_starts")
-    settings["learning_starts"] = 2000
+    settings.update(learning_starts=2000, pretrain_updates=0)
     return Dreamer(policy, Silent(space), seed=0, device=device, **settings).learn(1500)
 
 

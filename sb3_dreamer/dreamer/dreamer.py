@@ -399,9 +399,9 @@ class Dreamer(ModelBasedAlgorithm):
 
     def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
         """:return: norms of the gradients before, scalars"""
-        modules = self.policy.trained_modules()
-        norms = clip_grad_norms_([list(module.parameters()) for module in modules.values()], self.max_grad_norm)
-        metrics.update({f"{name}_grad_norm": norm for name, norm in zip(modules, norms, strict=True)})
+        groups = self.policy.optimizer.param_groups
+        norms = clip_grad_norms_([group["params"] for group in groups], self.max_grad_norm)
+        metrics.update({f"{group['name']}_grad_norm": norm for group, norm in zip(groups, norms, strict=True)})
         return norms
 
     def learn(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
 import torch.nn as nn
@@ -202,6 +202,10 @@ class DreamerPolicy(RecurrentModelPolicy):
         self.slow_critic = _frozen_copy(self.critic)
         self.average_world_model = _frozen_copy(self.world_model)
         self.average_actor = _frozen_copy(self.actor)
+        self._slow = _tensors(self.slow_critic, self.critic)
+        self._averages = _tensors(
+            nn.ModuleList([self.average_world_model, self.average_actor]), nn.ModuleList([self.world_model, self.actor])
+        )
         self.register_buffer("return_low", th.zeros(()))
         self.register_buffer("return_high", th.zeros(()))
         self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64))
@@ -281,7 +285,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         """
         :param rate: share of the online critic
         """
-        _lerp_(self.slow_critic, self.critic, rate)
+        th._foreach_lerp_(self._slow.copies, self._slow.originals, rate)
 
     @th.no_grad()
     def update_average(self, rate: float) -> None:
@@ -293,22 +297,25 @@ class DreamerPolicy(RecurrentModelPolicy):
         """
         self.averaged_updates += 1
         rate = min(1.0, max(rate, 24.0 / int(self.averaged_updates)))
-        _lerp_(self.average_world_model, self.world_model, rate)
-        _lerp_(self.average_actor, self.actor, rate)
-        _copy_buffers(self.world_model, self.average_world_model)
+        th._foreach_lerp_(self._averages.copies, self._averages.originals, rate)
+        th._foreach_copy_(self._averages.buffer_copies, self._averages.buffers)
 
 
 def _frozen_copy(module: Any) -> Any:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-def _lerp_(target: nn.Module, source: nn.Module, rate: float) -> None:
-    th._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+class _Tensors(NamedTuple):
+    """What a copy of networks follows, listed once: to go through all modules takes as long as the arithmetic."""
+
+    copies: list[th.Tensor]
+    originals: list[th.Tensor]
+    buffer_copies: list[th.Tensor]
+    buffers: list[th.Tensor]
 
 
-def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
-    for ours, theirs in zip(source.buffers(), target.buffers(), strict=True):
-        theirs.copy_(ours)
+def _tensors(copied: nn.Module, original: nn.Module) -> _Tensors:
+    return _Tensors(list(copied.parameters()), list(original.parameters()), list(copied.buffers()), list(original.buffers()))
 
 
 MlpPolicy = DreamerPolicy
