@@ -44,8 +44,8 @@ class Dreamer(ModelBasedAlgorithm):
     ``Dreamer("MlpPolicy", env, **DREAMER_V3)`` is the published algorithm. The defaults are for small tasks and differ
     from it, as measured on toy tasks: small networks, Gaussian latents, actor gradients through the dynamics for continuous
     actions, fewer imagination starts, larger learning rates, observations normalised by running statistics, heavier
-    reconstruction and reward losses, a penalty on the pre-tanh mean of the actions, and an average of the weights for
-    :meth:`predict`.
+    reconstruction and reward losses, a penalty on the pre-tanh mean of the actions, a world model that is trained for a while
+    before the actor is, and an average of the weights for :meth:`predict`.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for dictionaries, or a policy class
     :param env: the environment, or its id
