@@ -8,7 +8,6 @@ the length of the replay; and of memory over a long run.
 
 import argparse
 import csv
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from throughput import PICTURE, VECTOR, Silent
 from sb3_dreamer import Dreamer
 from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
-from sb3_dreamer.compare.records import cpu_model, installed_versions
+from sb3_dreamer.compare.records import cpu_model, installed_versions, write_csv, write_json
 
 RESULTS = Path(__file__).parent / "results" / "growth"
 BASE: dict[str, Any] = dict(
@@ -146,16 +145,8 @@ def write(name: str, found: list[dict[str, Any]]) -> None:
     :param name: of the part
     :param found: its lines
     """
-
-    def save(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(found[0]))
-            writer.writeheader()
-            writer.writerows(found)
-
-    write_atomically(RESULTS / f"{name}.csv", save)
-    machine = dict(processor=cpu_model(), threads=1, versions=installed_versions())
-    write_atomically(RESULTS / "machine.json", lambda path: path.write_text(json.dumps(machine, indent=1) + "\n"))
+    write_csv(RESULTS / f"{name}.csv", list(found[0]), [list(line.values()) for line in found])
+    write_json(RESULTS / "machine.json", dict(processor=cpu_model(), threads=1, versions=installed_versions()))
 
 
 def draw() -> None:

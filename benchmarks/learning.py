@@ -25,10 +25,9 @@ from shared import number
 from suites import SUITES, Task
 from tasks import DMC_FRAME_SKIP
 
-from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare import ComparisonError, compare
 from sb3_dreamer.compare.plots import plot_curves
-from sb3_dreamer.compare.records import Episode, FinishedRun, RunSpec, read_episodes, read_rows
+from sb3_dreamer.compare.records import Episode, FinishedRun, RunSpec, read_episodes, read_rows, write_csv
 from sb3_dreamer.compare.report import summarize_runs
 from sb3_dreamer.compare.settings import ALGORITHMS
 
@@ -215,14 +214,8 @@ def record_training(out: Path) -> None:
             mean = training_return(episodes, frames)
             if mean is not None:
                 lines.append((run.spec.algo, run.spec.seed, frames, mean))
-    if not lines:
-        return
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([TRAINING_COLUMNS, *lines])
-
-    write_atomically(out / "training.csv", write)
+    if lines:
+        write_csv(out / "training.csv", TRAINING_COLUMNS, lines)
 
 
 def training_table(out: Path, tasks: Mapping[str, Task], algos: Sequence[str]) -> str:

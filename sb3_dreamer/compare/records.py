@@ -139,7 +139,13 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
 
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """
+    :param path: the CSV file, written atomically
+    :param columns: their names
+    :param lines: a value for each of them
+    """
+
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -154,7 +160,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     :param path: the CSV file, written atomically
     :param rows: its lines
     """
-    _write_csv(path, COLUMNS, (dataclasses.astuple(row) for row in rows))
+    write_csv(path, COLUMNS, (dataclasses.astuple(row) for row in rows))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -174,7 +180,7 @@ def write_episodes(path: Path, episodes: Iterable[Episode]) -> None:
     :param path: the CSV file, written atomically
     :param episodes: its lines
     """
-    _write_csv(path, EPISODE_COLUMNS, (dataclasses.astuple(episode) for episode in episodes))
+    write_csv(path, EPISODE_COLUMNS, (dataclasses.astuple(episode) for episode in episodes))
 
 
 def read_episodes(path: Path) -> list[Episode]:
