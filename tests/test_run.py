@@ -135,3 +135,19 @@ def test_updates_follow_the_train_ratio() -> None:
         model.train = train  # type: ignore[method-assign]
         model.learn(100)  # the first update after 40 steps
         assert sum(calls) == expected, (n_envs, ratio)
+
+
+def test_train_ratio_falls_to_a_share_in_inverse_proportion_to_the_steps() -> None:
+    model = tiny_dreamer(train_ratio=32.0, train_ratio_decay=0.25, train_ratio_steps=100, pretrain_updates=0)  # 1 update a step
+    when: list[int] = []
+
+    def train(steps: int) -> None:
+        model._n_updates += steps
+        when.extend([model.num_timesteps] * steps)
+
+    model.train = train  # type: ignore[method-assign]
+    model.learn(600)  # the first update after 40 steps
+    first, middle, late = np.histogram(when, [0, 101, 401, 601])[0]
+    assert first == 61
+    assert middle == pytest.approx(sum(100 / step for step in range(101, 401)), abs=1)
+    assert late == 50

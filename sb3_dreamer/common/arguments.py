@@ -43,6 +43,9 @@ def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> Non
     check_numbers(model, real=("train_ratio", "gamma"), minimum=0)
     if model.train_ratio == 0:
         raise ValueError(f"train_ratio must be positive, got {model.train_ratio}.")
+    check_numbers(model, real=("train_ratio_decay",), whole=("train_ratio_steps",), minimum=0)
+    if model.train_ratio_decay > 1:
+        raise ValueError(f"train_ratio_decay is a share of train_ratio and must be at most 1, got {model.train_ratio_decay}.")
     if not 0 < model.gamma <= 1:
         raise ValueError(f"gamma must lie in (0, 1], got {model.gamma}.")
     unknown = set(model.replay_buffer_kwargs or {}) - {"storage_path"}

@@ -39,6 +39,9 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
     :param batch_size: windows a batch
     :param batch_length: rows a window
     :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
+    :param train_ratio_decay: share of ``train_ratio`` that remains in a long run, where a new step tells less: after
+        ``train_ratio_steps`` the ratio falls in inverse proportion to the steps, down to this; 1 for a constant ratio
+    :param train_ratio_steps: environment steps with the whole ``train_ratio``
     :param gamma: discount factor
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates of the world model alone, at once when training starts
@@ -66,6 +69,8 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         batch_length: int,
         train_ratio: float,
         gamma: float,
+        train_ratio_decay: float = 1.0,
+        train_ratio_steps: int = 2000,
         random_warmup: bool = True,
         pretrain_updates: int = 1,
         online_replay: bool = False,
@@ -83,6 +88,8 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         self.batch_size = batch_size
         self.batch_length = batch_length
         self.train_ratio = train_ratio
+        self.train_ratio_decay = train_ratio_decay
+        self.train_ratio_steps = train_ratio_steps
         self.gamma = gamma
         self.random_warmup = random_warmup
         self.pretrain_updates = pretrain_updates
@@ -242,7 +249,11 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         if self._n_updates == 0:
             self._update_debt = self.pretrain_updates + 1.0
         else:
-            self._update_debt += self.n_envs * self.train_ratio / (self.batch_size * self.batch_length)
+            self._update_debt += self.n_envs * self._train_ratio_now() / (self.batch_size * self.batch_length)
+
+    def _train_ratio_now(self) -> float:
+        """:return: replayed rows per environment step, at this one"""
+        return self.train_ratio * min(1.0, max(self.train_ratio_decay, self.train_ratio_steps / self.num_timesteps))
 
     def _train_if_due(self) -> None:
         """Pay the whole updates that are owed."""

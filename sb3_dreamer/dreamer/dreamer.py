@@ -58,6 +58,9 @@ class Dreamer(ModelBasedAlgorithm):
     :param batch_length: rows a window, which bounds over how many steps the model can learn to remember; None for 8 with
         continuous actions, whose updates cost more (they go back through what is imagined), and 32 with discrete ones
     :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
+    :param train_ratio_decay: share of ``train_ratio`` that remains in a long run, where a new step tells less: after
+        ``train_ratio_steps`` the ratio falls in inverse proportion to the steps, down to this; 1 for a constant ratio
+    :param train_ratio_steps: environment steps with the whole ``train_ratio``
     :param gamma: discount factor
     :param return_lambda: λ of the λ-returns
     :param imagination_horizon: H, steps imagined
@@ -111,6 +114,8 @@ class Dreamer(ModelBasedAlgorithm):
         batch_size: int | None = None,
         batch_length: int | None = None,
         train_ratio: float = 256,
+        train_ratio_decay: float = 0.5,
+        train_ratio_steps: int = 2000,
         gamma: float = 0.99,
         return_lambda: float = 0.95,
         imagination_horizon: int = 15,
@@ -161,6 +166,8 @@ class Dreamer(ModelBasedAlgorithm):
             batch_size=batch_size,  # type: ignore[arg-type]  # _setup_model chooses where they are None
             batch_length=batch_length,  # type: ignore[arg-type]
             train_ratio=train_ratio,
+            train_ratio_decay=train_ratio_decay,
+            train_ratio_steps=train_ratio_steps,
             gamma=gamma,
             random_warmup=random_warmup,
             pretrain_updates=pretrain_updates,
