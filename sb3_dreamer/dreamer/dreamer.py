@@ -14,21 +14,12 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_dreamer.common.arguments import check_numbers
 from sb3_dreamer.common.compilation import Compiled
-from sb3_dreamer.common.distributions import ActionDistribution
-from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
-from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
+from sb3_dreamer.dreamer.behaviour import BehaviourLosses
 from sb3_dreamer.dreamer.imagination import ImaginedTrajectory, imagine_from_observations
-from sb3_dreamer.dreamer.losses import (
-    critic_loss,
-    dynamics_actor_loss,
-    imagined_returns,
-    reinforce_actor_loss,
-    replay_returns,
-)
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
-from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
+from sb3_dreamer.world_models import RSSM, ModelSize
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
 
@@ -36,7 +27,7 @@ ROWS = 256
 """Replayed rows a batch, where the number of windows is left open."""
 
 
-class Dreamer(ModelBasedAlgorithm):
+class Dreamer(BehaviourLosses):
     """
     Dreamer learns a recurrent world model from replayed sequences, and an actor and a critic from trajectories that the
     model imagines. Paper: https://www.nature.com/articles/s41586-025-08744-2 (DreamerV3).
@@ -223,7 +214,7 @@ class Dreamer(ModelBasedAlgorithm):
         self._ent_coef = (3e-2 if discrete else 5e-3) if self.ent_coef == "auto" else float(self.ent_coef)
 
     def _create_aliases(self) -> None:
-        self.world_model: WorldModel = self.policy.world_model
+        self.world_model = self.policy.world_model
         self.actor = self.policy.actor
         self.critic = self.policy.critic
         self._compiled = {}
@@ -278,119 +269,6 @@ class Dreamer(ModelBasedAlgorithm):
             self.replay_buffer.write_latents(index, posterior)
             self._n_updates += 1
             self._metrics.add(metrics)
-
-    def _imagination_starts(self, posterior: LatentState) -> tuple[LatentState, th.Tensor | None]:
-        """:return: detached states ``(N, ...)`` and which of the ``B * T`` they are, None for all"""
-        flat = posterior.detach().map(lambda x: x.flatten(0, 1))
-        total = len(flat.deter)
-        if self.imagination_starts is None or self.imagination_starts >= total:
-            return flat, None
-        chosen = th.randperm(total, device=flat.deter.device)[: self.imagination_starts]
-        return flat.map(lambda x: x[chosen]), chosen
-
-    def _imagine(self, starts: LatentState) -> tuple[ImaginedRollout, ActionDistribution]:
-        """
-        Follow the actor through the model; gradients flow only where the actor's loss needs them.
-
-        :return: the rollout, and the policies ``(N, H, A)`` that chose its actions
-        """
-        horizon = self.imagination_horizon
-        noise = iter(self.actor.noise((len(starts.deter), horizon), starts.deter).unbind(1))
-        policies: list[ActionDistribution] = []
-
-        def act(feat: th.Tensor) -> th.Tensor:
-            with th.enable_grad():
-                policies.append(self.actor(feat.detach()))
-            return policies[-1].sample(next(noise))
-
-        with th.set_grad_enabled(self._through_dynamics):
-            rollout = self.world_model.imagine(act, starts, horizon)
-        return rollout, type(policies[0]).stack(policies, dim=1)  # type: ignore[arg-type]
-
-    def _behaviour_losses(
-        self, batch: SequenceBatch, posterior: LatentState, metrics: dict[str, th.Tensor]
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param batch: the replayed batch
-        :param posterior: its states, ``(B, T, ...)``
-        :param metrics: to be completed
-        :return: loss of the actor, and of the critic on imagined and replayed states
-        """
-        starts, chosen = self._imagination_starts(posterior)
-        actor_loss, value_loss, first_returns = self._imagined_losses(starts, metrics)
-        if self.replay_value_scale > 0:
-            replay_loss = self._replay_value_loss(batch, posterior, first_returns if chosen is None else None)
-            value_loss = value_loss + self.replay_value_scale * replay_loss
-            metrics["replay_value_loss"] = replay_loss
-        return actor_loss, value_loss
-
-    def _imagined_losses(self, starts: LatentState, metrics: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """
-        :param starts: where to imagine from, ``(N, ...)``
-        :param metrics: to be completed
-        :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
-        """
-        rollout, policy = self._compiled.get("imagine", self._imagine)(starts)
-        feat = rollout.states.feat  # (N, H + 1, F)
-        critic = self.critic(feat)
-        with th.set_grad_enabled(self._through_dynamics):
-            reward = self.world_model.predict_reward(rollout.states)
-            discount = self.world_model.predict_discount(rollout.states)
-            value = critic.mean
-            returns, weights = imagined_returns(reward, discount, value, self.return_lambda)
-        scale = self.policy.update_return_range(returns)
-
-        entropy = policy.entropy
-        if self._through_dynamics:
-            actor_loss = dynamics_actor_loss(entropy, returns, weights, scale, self._ent_coef).mean()
-        else:
-            actor_loss = reinforce_actor_loss(
-                policy.log_prob(rollout.actions.detach()), entropy, returns, value[:, :-1], weights, scale, self._ent_coef
-            ).mean()
-        saturation = policy.saturation
-        if self.action_mean_penalty > 0:
-            actor_loss = actor_loss + self.action_mean_penalty * saturation.mean()
-
-        returns, feat = returns.detach(), feat[:, :-1].detach()
-        # the graph of the returns leads back into the model, the critic's own must not
-        critic = self.critic(feat) if self._through_dynamics else critic[:, :-1]
-        value_loss = critic_loss(critic, returns, self._slow_value(feat), weights, self.slow_critic_scale).mean()
-        metrics.update(
-            actor_loss=actor_loss,
-            critic_loss=value_loss,
-            actor_entropy=entropy.mean(),
-            actor_saturation=saturation.mean(),
-            imagined_return=returns.mean(),
-            imagined_reward=reward.mean(),
-            return_scale=scale,
-            value=value.mean(),
-        )
-        return actor_loss, value_loss, returns[:, 0]
-
-    def _replay_value_loss(self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None) -> th.Tensor:
-        """
-        The critic's loss on the replayed sequences. Features are NOT detached: the model learns to keep what values need.
-
-        :param batch: the replayed batch
-        :param posterior: its states, ``(B, T, ...)``
-        :param imagined: imagined returns of all of them ``(B * T,)``; None where only some were imagined from,
-            then the critic's own value is what returns bootstrap with
-        :return: scalar
-        """
-        feat = posterior.feat
-        value = self.critic(feat)
-        with th.no_grad():
-            bootstrap = value.mean if imagined is None else imagined.view(batch.reward.shape)
-            returns, weights = replay_returns(
-                batch.reward, batch.is_last, batch.is_terminal, bootstrap, self.gamma, self.return_lambda
-            )
-        slow_value = self._slow_value(feat[:, :-1])
-        return critic_loss(value[:, :-1], returns, slow_value, weights, self.slow_critic_scale).mean()
-
-    @th.no_grad()
-    def _slow_value(self, feat: th.Tensor) -> th.Tensor | None:
-        """:return: what the critic is pulled towards, None if it is not"""
-        return self.policy.slow_critic(feat).mean if self.slow_critic_scale > 0 else None
 
     def _update_learning_rates(self) -> None:
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0

@@ -55,6 +55,7 @@ DREAMER_V3: dict[str, Any] = dict(
     batch_length=64,
     train_ratio=1024,
     train_ratio_decay=1.0,
+    train_ratio_steps=0,
     gamma=1 - 1 / 333,
     return_lambda=0.95,
     imagination_horizon=15,

@@ -54,6 +54,8 @@ def test_published_values() -> None:
         batch_size=16,
         batch_length=64,
         train_ratio=1024,
+        train_ratio_decay=1.0,
+        train_ratio_steps=0,
         gamma=1 - 1 / 333,
         return_lambda=0.95,
         imagination_horizon=15,
