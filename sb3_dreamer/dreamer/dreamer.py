@@ -58,7 +58,7 @@ class Dreamer(BehaviourLosses):
     :param imagination_starts: replayed states from which a batch imagines, drawn at random; None for all of them
     :param actor_gradient: ``"reinforce"``, ``"dynamics"`` (back-propagation through the imagined dynamics, reparametrised
         or straight-through actions), or ``"auto"``: dynamics for continuous actions, reinforce for discrete ones
-    :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 5e-3 (continuous)
+    :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 2e-2 (continuous)
         or 3e-2 (discrete)
     :param action_mean_penalty: weight of the mean square of the pre-tanh action means (of the centred logits for discrete
         actions): keeps the policy from saturating
@@ -99,13 +99,13 @@ class Dreamer(BehaviourLosses):
         self,
         policy: str | type[DreamerPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = 3e-3,
         buffer_size: int = 1_000_000,
         learning_starts: int | None = None,
         batch_size: int | None = None,
         batch_length: int | None = None,
-        train_ratio: float = 256,
-        train_ratio_decay: float = 0.5,
+        train_ratio: float = 384,
+        train_ratio_decay: float = 0.25,
         train_ratio_steps: int = 2000,
         gamma: float = 0.99,
         return_lambda: float = 0.95,
@@ -115,7 +115,7 @@ class Dreamer(BehaviourLosses):
         ent_coef: float | Literal["auto"] = "auto",
         action_mean_penalty: float = 1e-2,
         actor_learning_rate: float | Schedule | None = 7e-4,
-        critic_learning_rate: float | Schedule | None = None,
+        critic_learning_rate: float | Schedule | None = 1e-3,
         warmup_updates: int = 0,
         max_grad_norm: float | None = 100.0,
         slow_critic_scale: float = 0.1,
@@ -211,7 +211,7 @@ class Dreamer(BehaviourLosses):
         }
         discrete = self.action_codec.discrete
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._ent_coef = (3e-2 if discrete else 5e-3) if self.ent_coef == "auto" else float(self.ent_coef)
+        self._ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
 
     def _create_aliases(self) -> None:
         self.world_model = self.policy.world_model

@@ -326,7 +326,7 @@ def test_horizon_and_actions_beyond_the_start(ready: Any) -> None:
 def test_auto_resolves_by_the_kind_of_action(task: str, dynamics: bool) -> None:
     model = tiny_dreamer(f"envs:{task}")
     assert model._through_dynamics is dynamics
-    assert model._ent_coef == (5e-3 if dynamics else 3e-2)
+    assert model._ent_coef == (2e-2 if dynamics else 3e-2)
     assert tiny_dreamer(f"envs:{task}", ent_coef=0.5)._ent_coef == 0.5
     assert tiny_dreamer(f"envs:{task}", actor_gradient="dynamics")._through_dynamics
 
