@@ -181,20 +181,33 @@ class BlockGRU(nn.Module):
     :param hidden: H, width of the input embeddings
     :param blocks: G, must divide ``deter``
     :param norm: kind of normalisation
-    :param update_bias: added to the update gate before the sigmoid; lower remembers longer
+    :param update_bias: added to the update gate before the sigmoid; lower remembers longer. Of a pair, evenly from the first to
+        the last over the units of a block, so that their time scales, about ``1 + exp(-update_bias)`` steps, span a range
+        (Tallec and Ollivier 2018, https://arxiv.org/abs/1804.11188)
     """
 
+    update_bias: th.Tensor
+
     def __init__(
-        self, deter: int, stoch: int, action: int, hidden: int, blocks: int, norm: Norm, update_bias: float = -1.0
+        self,
+        deter: int,
+        stoch: int,
+        action: int,
+        hidden: int,
+        blocks: int,
+        norm: Norm,
+        update_bias: float | tuple[float, float] = -1.0,
     ) -> None:
         super().__init__()
         if deter % blocks:
             raise ValueError(f"blocks={blocks} must divide deter={deter}.")
-        self.deter, self.hidden, self.blocks, self.update_bias = deter, hidden, blocks, update_bias
+        self.deter, self.hidden, self.blocks = deter, hidden, blocks
         self.deter_in, self.deter_norm = Linear(deter, hidden), make_norm(norm, hidden)
         self.stoch_in, self.stoch_norm = Linear(stoch, hidden), make_norm(norm, hidden)
         self.action_in, self.action_norm = Linear(action, hidden), make_norm(norm, hidden)
         width = deter // blocks
+        first, last = update_bias if isinstance(update_bias, tuple | list) else (update_bias, update_bias)
+        self.register_buffer("update_bias", th.linspace(first, last, width), persistent=False)
         self.hidden_weight = nn.Parameter(th.empty(blocks, width + 3 * hidden, width))
         self.hidden_bias = nn.Parameter(th.zeros(deter))
         self.hidden_norm = make_norm(norm, deter)
@@ -279,8 +292,8 @@ class BlockGRU(nn.Module):
         return x.transpose(0, 1).flatten(1)
 
 
-def _gate(deter: th.Tensor, gates: th.Tensor, update_bias: float = 0.0) -> th.Tensor:
+def _gate(deter: th.Tensor, gates: th.Tensor, update_bias: th.Tensor | None = None) -> th.Tensor:
     """``(..., D)`` and ``(..., 3 D)`` to ``(..., D)``, or the same of every block; in float32, as states are."""
     reset, candidate, update = gates.float().chunk(3, dim=-1)
     candidate = th.tanh(th.sigmoid(reset) * candidate)
-    return th.lerp(deter, candidate, th.sigmoid(update + update_bias if update_bias else update))
+    return th.lerp(deter, candidate, th.sigmoid(update if update_bias is None else update + update_bias))

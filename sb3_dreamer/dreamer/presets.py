@@ -17,7 +17,7 @@ SMALL_WORLD_MODEL: dict[str, Any] = dict(
     reconstruction_scale=10.0,  # a unit-variance squared error leaves the latents too coarse for fine control
     reward_scale=10.0,
     continue_scale=10.0,  # ends of episodes are rare rows
-    update_bias=1.0,  # a state that follows what it sees is learnt sooner (velocities); to remember longer, lower it
+    update_bias=(1.0, -3.0),  # some units follow what they see, for velocities, some keep it, for memories
     strided=True,  # convolutions several times cheaper on a CPU
     reward_head="squared",  # smooth in the state, which gradients through the dynamics need
 )

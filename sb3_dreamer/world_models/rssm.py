@@ -36,7 +36,7 @@ class RSSM(WorldModel):
     :param gamma: discount factor; it is learnt inside the continue head, whose target is ``γ (1 - is_terminal)``
     :param normalize_obs: ``"symlog"``, ``"running"`` (mean and standard deviation of all observations) or ``"none"``
     :param norm: ``"rms"`` or ``"layer"``
-    :param update_bias: bias of the GRU's update gate; lower remembers longer
+    :param update_bias: bias of the GRU's update gate, or the range of a pair over its units; lower remembers longer
     :param unimix: share of the uniform distribution in categorical latents
     :param min_std: smallest standard deviation of Gaussian latents
     :param reward_head: ``"twohot"`` (symexp two-hot, cross-entropy) or ``"squared"`` (squared error in units of the
@@ -63,7 +63,7 @@ class RSSM(WorldModel):
         gamma: float = 1 - 1 / 333,
         normalize_obs: Scaling = "symlog",
         norm: Norm = "rms",
-        update_bias: float = -1.0,
+        update_bias: float | tuple[float, float] = -1.0,
         unimix: float = 0.01,
         min_std: float = 0.1,
         reward_head: Literal["twohot", "squared"] = "twohot",

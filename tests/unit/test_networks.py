@@ -69,7 +69,7 @@ def test_mlp_is_linear_norm_silu(outputs: int | None) -> None:
     assert all(th.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
 
 
-def naive_block_gru(core: BlockGRU, deter: th.Tensor, stoch: th.Tensor, action: th.Tensor) -> th.Tensor:
+def naive_block_gru(core: BlockGRU, biases: list[float], deter: th.Tensor, stoch: th.Tensor, action: th.Tensor) -> th.Tensor:
     """The published description, block by block with copies of the inputs."""
     silu = F.silu
     x0 = silu(core.deter_norm(core.deter_in(deter)))
@@ -86,14 +86,22 @@ def naive_block_gru(core: BlockGRU, deter: th.Tensor, stoch: th.Tensor, action: 
         for parts, part in zip((resets, candidates, updates), out.chunk(3, -1), strict=True):
             parts.append(part)
     reset, candidate, update = (th.cat(parts, -1) for parts in (resets, candidates, updates))
-    update = th.sigmoid(update + core.update_bias)
+    update = th.sigmoid(update + th.tensor(biases * g))
     return update * th.tanh(th.sigmoid(reset) * candidate) + (1 - update) * deter
 
 
-@pytest.mark.parametrize("blocks", [1, 4])
-def test_block_gru_equals_the_description(blocks: int) -> None:
+@pytest.mark.parametrize(
+    ("blocks", "update_bias", "biases"),
+    [
+        (1, -1.0, [-1.0] * 8),
+        (4, -1.0, [-1.0] * 2),
+        (1, (2.5, -1.0), [2.5, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0]),
+        (2, (1, -2), [1.0, 0.0, -1.0, -2.0]),
+    ],
+)
+def test_block_gru_equals_the_description(blocks: int, update_bias: float | tuple[float, float], biases: list[float]) -> None:
     th.manual_seed(0)
-    core = BlockGRU(deter=8, stoch=6, action=2, hidden=5, blocks=blocks, norm="rms", update_bias=-1.0)
+    core = BlockGRU(deter=8, stoch=6, action=2, hidden=5, blocks=blocks, norm="rms", update_bias=update_bias)
     with th.no_grad():
         core.hidden_bias.normal_()
         core.gate_bias.normal_()
@@ -102,7 +110,7 @@ def test_block_gru_equals_the_description(blocks: int) -> None:
     weights = core.unroll_weights()
     step = core.step(deter, stoch, core.action_term(action, weights), weights)
     assert th.allclose(core(deter, stoch, action), step, atol=1e-6)
-    assert th.allclose(step, naive_block_gru(core, deter, stoch, action), atol=1e-5)
+    assert th.allclose(step, naive_block_gru(core, biases, deter, stoch, action), atol=1e-5)
 
 
 def test_block_gru_initialises_with_the_fan_in_of_the_whole_input() -> None:
