@@ -181,9 +181,9 @@ class BlockGRU(nn.Module):
     :param hidden: H, width of the input embeddings
     :param blocks: G, must divide ``deter``
     :param norm: kind of normalisation
-    :param update_bias: added to the update gate before the sigmoid; lower remembers longer. Of a pair, evenly from the first to
-        the last over the units of a block, so that their time scales, about ``1 + exp(-update_bias)`` steps, span a range
-        (Tallec and Ollivier 2018, https://arxiv.org/abs/1804.11188)
+    :param update_bias: added to the update gate before the sigmoid; lower remembers longer. A pair is spread evenly over the
+        units of a block, whose time scales, about ``1 + exp(-update_bias)`` steps, span a range then (Tallec and Ollivier
+        2018, https://arxiv.org/abs/1804.11188)
     """
 
     update_bias: th.Tensor
