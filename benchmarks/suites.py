@@ -1,7 +1,7 @@
 """
 The tasks of ``learning.py``: who runs on them, for how long, and with which settings.
 
-Dreamer runs with its defaults but on DeepMind Control. The baselines have the settings that RL Baselines3 Zoo tuned (from
+Dreamer runs with its defaults everywhere. The baselines have the settings that RL Baselines3 Zoo tuned (from
 ``sb3_dreamer/compare/settings.py``, or here), SB3's where it has none, and lengths in which they are known to get there.
 """
 
@@ -37,7 +37,6 @@ class Task:
 
 # The published settings with the learning rate and its warm-up scaled for a short run.
 DREAMER_V3_SHORT = dict(learning_rate=6e-4, warmup_updates=100, buffer_size=10_000)
-DREAMER_DMC = dict(batch_size=32, batch_length=8, train_ratio=64)
 
 # The zoo's policy of its tasks without velocities.
 LSTM: dict[str, Any] = dict(
@@ -105,13 +104,13 @@ TOY: dict[str, Task] = {
     "ContinuousPendulumNoVelocity-v0": Task(
         "ContinuousPendulumNoVelocity-v0",
         -200,
-        {"dreamer": Training(5, 10_000, 125), "recurrent_ppo": Training(1, 100_000, 5000, {**RECURRENT, "normalize": True})},
+        {"dreamer": Training(5, 5000, 125), "recurrent_ppo": Training(1, 100_000, 5000, {**RECURRENT, "normalize": True})},
     ),
-    "SequenceMemory-v0": Task("SequenceMemory-v0", 46.5, {"dreamer": Training(5, 10_000, 125), "dqn": Training(3, 5000, 125)}),
+    "SequenceMemory-v0": Task("SequenceMemory-v0", 46.5, {"dreamer": Training(5, 5000, 125), "dqn": Training(3, 5000, 125)}),
     "DelayedRecall-v0": Task(
         "DelayedRecall-v0",
         0.95,
-        {"dreamer": Training(5, 10_000, 250), "recurrent_ppo": Training(2, 50_000, 2500, RECURRENT)},
+        {"dreamer": Training(5, 5000, 250), "recurrent_ppo": Training(2, 50_000, 2500, RECURRENT)},
         n_eval_episodes=60,
     ),
 }
@@ -163,7 +162,7 @@ CONTROL: dict[str, Task] = {
     name: Task(
         f"tasks:DMC/{name}",
         DMC_THRESHOLDS[name],
-        {"dreamer": Training(3, 25_000, 2500, DREAMER_DMC), "sac": Training(3, 25_000, 2500)},
+        {"dreamer": Training(3, 25_000, 2500), "sac": Training(3, 25_000, 2500)},
         n_eval_episodes=5,
         packages=("shimmy", "dm_control"),
     )
