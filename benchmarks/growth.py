@@ -27,18 +27,16 @@ from sb3_dreamer.common.sequence_buffer import SequenceBuffer
 from sb3_dreamer.compare.records import cpu_model, installed_versions, write_csv, write_json
 
 RESULTS = Path(__file__).parent / "results" / "growth"
-BASE: dict[str, Any] = dict(
-    batch_size=16, batch_length=16, imagination_horizon=10, imagination_starts=64, size="toy", n_envs=1
-)
+BASE: dict[str, Any] = dict(batch_size=32, batch_length=8, imagination_horizon=15, imagination_starts=64, size="toy", n_envs=1)
 GRID: dict[str, list[Any]] = {
-    "batch_size": [4, 16, 64, 256],
+    "batch_size": [8, 32, 128, 512],
     "batch_length": [8, 16, 32, 64],
-    "imagination_horizon": [5, 10, 20, 40],
+    "imagination_horizon": [5, 10, 15, 30],
     "imagination_starts": [16, 64, 256],
     "size": ["toy", "small", "medium", "1m", "12m"],
     "n_envs": [1, 4, 16, 64],
 }
-"""What varies, the rest being as in ``BASE``; ``n_envs`` changes the step, not the update."""
+"""What varies, the rest being as in ``BASE`` (the defaults); ``n_envs`` changes the step, not the update."""
 ROWS: dict[str, tuple[Any, str, list[int]]] = {
     "vector": (VECTOR, "MlpPolicy", [1_000, 10_000, 100_000, 1_000_000]),
     "picture": (PICTURE, "CnnPolicy", [1_000, 10_000, 100_000]),

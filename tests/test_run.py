@@ -153,3 +153,5 @@ def test_train_ratio_falls_to_a_share_in_inverse_proportion_to_the_steps() -> No
     assert first == 61
     assert middle == pytest.approx(sum(100 / step for step in range(101, 401)), abs=1)
     assert late == 50
+    model.learn(100)  # steps are counted from 0 again, but the ratio stays where it is
+    assert len(when) - first - middle - late == pytest.approx(60 * 0.25, abs=1)

@@ -97,6 +97,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         self.replay_buffer_kwargs = replay_buffer_kwargs
         self.replay_buffer = None
         self._update_debt = 0.0
+        self._steps_in_all = 0  # num_timesteps may begin anew
         self._skipped_updates = 0
         self._skipped_in_a_row = 0
         self._random_state = None
@@ -253,7 +254,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
 
     def _train_ratio_now(self) -> float:
         """:return: replayed rows per environment step, at this one"""
-        return self.train_ratio * min(1.0, max(self.train_ratio_decay, self.train_ratio_steps / self.num_timesteps))
+        return self.train_ratio * min(1.0, max(self.train_ratio_decay, self.train_ratio_steps / self._steps_in_all))
 
     def _train_if_due(self) -> None:
         """Pay the whole updates that are owed."""

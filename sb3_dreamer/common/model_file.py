@@ -26,6 +26,7 @@ FORMAT = 1
 ENTRY = "sb3_dreamer.json"
 COUNTERS = (
     "num_timesteps",
+    "_steps_in_all",
     "_n_updates",
     "_episode_num",
     "_update_debt",

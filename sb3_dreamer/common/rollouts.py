@@ -45,6 +45,7 @@ class RolloutAlgorithm(SavingAlgorithm):
     random_warmup: bool
     _stepping: bool
     _last_rewards: np.ndarray | None
+    _steps_in_all: int
     _n_updates_at_start: int
     _skipped_updates: int
     _metrics: MetricMeans
@@ -127,6 +128,7 @@ class RolloutAlgorithm(SavingAlgorithm):
             stoch=stoch,
         )
         self.num_timesteps += env.num_envs
+        self._steps_in_all += env.num_envs
         for i in np.flatnonzero(dones):
             self._add_last_row(int(i), true_rewards[i], infos[i])
         self._last_obs = new_obs
