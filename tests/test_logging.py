@@ -31,7 +31,7 @@ def test_keys_and_values(tmp_path: pathlib.Path) -> None:
         *("n_updates", "learning_rate", "replay_ratio", "world_model_grad_norm"),
     ):
         assert np.isfinite(last[f"train/{name}"]), name
-    assert last["train/n_updates"] == 10 and last["train/learning_rate"] == 1e-3
+    assert last["train/n_updates"] == 10 and last["train/learning_rate"] == 3e-3
     with open(tmp_path / "progress.csv") as file:
         assert "train/model_loss" in next(csv.reader(file))
 
