@@ -59,7 +59,8 @@ def test_the_optimizer_and_the_log_follow_the_schedule(make: Make, name: str, tm
 
 
 def test_actor_and_critic_have_schedules_of_their_own() -> None:
-    model = tiny_dreamer(Clock(), learning_rate=square, actor_learning_rate=LinearSchedule(2e-3, 0.0, 1.0))
+    rates_of_actor = LinearSchedule(2e-3, 0.0, 1.0)
+    model = tiny_dreamer(Clock(), learning_rate=square, actor_learning_rate=rates_of_actor, critic_learning_rate=None)
     noted = note_rates(model)
     model.learn(80)
     for n, rates in noted:
