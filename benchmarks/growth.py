@@ -164,9 +164,10 @@ def draw() -> None:
         panel.plot(x, [1e3 * float(line[key]) for line in points], "o-")
         panel.set_xlabel(axis)
         panel.set_ylabel("CPU ms of a step of all environments" if axis == "n_envs" else "CPU ms of an update")
-        panel.set_ylim(bottom=0)
-        if axis == "size" and points:
+        if axis == "size":
             panel.set_yscale("log")
+        else:
+            panel.set_ylim(0, None if points else 1)
     panel = next(panels)
     for name in ROWS:
         points = [line for line in lines["replay"] if line["observation"] == name]
@@ -176,8 +177,9 @@ def draw() -> None:
     panel.set(xscale="log", xlabel="rows in the replay", ylabel="CPU ms to sample 16 windows of 64", ylim=(0, None))
     panel.legend()
     panel = next(panels)
-    panel.plot([int(line["step"]) for line in lines["memory"]], [float(line["resident_mb"]) for line in lines["memory"]])
-    panel.set(xlabel="steps of learn()", ylabel="resident memory, MB", ylim=(0, None))
+    resident = [float(line["resident_mb"]) for line in lines["memory"]]
+    panel.plot([int(line["step"]) for line in lines["memory"]], resident)
+    panel.set(xlabel="steps of learn()", ylabel="resident memory, MB", ylim=(0, 1.2 * max(resident, default=1)))
     for panel in figure.axes:
         panel.grid(alpha=0.3)
     write_atomically(RESULTS / "growth.png", lambda path: figure.savefig(path, format="png", dpi=110))
