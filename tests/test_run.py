@@ -138,9 +138,7 @@ def test_updates_follow_the_train_ratio() -> None:
 
 
 def test_train_ratio_falls_to_a_share_in_inverse_proportion_to_the_steps() -> None:
-    model = tiny_dreamer(
-        train_ratio=32.0, train_ratio_decay=0.25, train_ratio_steps=100, pretrain_updates=0
-    )  # 1 update a step
+    model = tiny_dreamer(train_ratio=32.0, train_ratio_decay=0.25, train_ratio_steps=100, pretrain_updates=0)
     when: list[int] = []  # an update a step at first
 
     def train(steps: int) -> None:
