@@ -10,7 +10,8 @@ import argparse
 import csv
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from sb3_dreamer.common.sequence_buffer import SequenceBuffer
 from sb3_dreamer.compare.records import cpu_model, installed_versions, write_csv, write_json
 
 RESULTS = Path(__file__).parent / "results" / "growth"
-BASE: dict[str, Any] = dict(batch_size=32, batch_length=8, imagination_horizon=15, imagination_starts=64, size="toy", n_envs=1)
 GRID: dict[str, list[Any]] = {
     "batch_size": [8, 32, 128, 512],
     "batch_length": [8, 16, 32, 64],
@@ -36,12 +36,13 @@ GRID: dict[str, list[Any]] = {
     "size": ["toy", "small", "medium", "1m", "12m"],
     "n_envs": [1, 4, 16, 64],
 }
-"""What varies, the rest being as in ``BASE`` (the defaults); ``n_envs`` changes the step, not the update."""
+"""What varies, the rest being as by default; ``n_envs`` changes the step, not the update."""
 ROWS: dict[str, tuple[Any, str, list[int]]] = {
     "vector": (VECTOR, "MlpPolicy", [1_000, 10_000, 100_000, 1_000_000]),
     "picture": (PICTURE, "CnnPolicy", [1_000, 10_000, 100_000]),
 }
 STEPS = 200_000
+STEPS_TIMED = 200
 
 
 def make(n_envs: int = 1, size: str = "toy", **kwargs: Any) -> Dreamer:
@@ -55,33 +56,32 @@ def make(n_envs: int = 1, size: str = "toy", **kwargs: Any) -> Dreamer:
     return Dreamer("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=dict(size=size), **kwargs)
 
 
-def timed(function: Callable[[], object], repeats: int) -> float:
+def timed(functions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     """
-    :param function: what to time
-    :param repeats: how often
-    :return: the median of its CPU seconds
+    :param functions: what to time, one after the other in every round, so that what else the machine does meets all of them
+    :param rounds: how many
+    :return: the least CPU seconds of each
     """
-    function()
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        seconds.append(time.process_time() - start)
-    return float(np.median(seconds))
+    seconds = np.full((rounds + 1, len(functions)), np.inf)
+    for line in seconds:  # the first round warms up
+        for i, function in enumerate(functions):
+            start = time.process_time()
+            function()
+            line[i] = time.process_time() - start
+    return [float(least) for least in seconds[1:].min(axis=0)]
 
 
 def updates() -> list[dict[str, Any]]:
     """:return: seconds of an update, and of a step of all environments without one, along every axis of ``GRID``"""
     found = []
     for name, values in GRID.items():
-        for value in values:
-            model = make(**{**BASE, name: value}, learning_starts=10**9, pretrain_updates=0)
+        models = [make(**{name: value}, learning_starts=10**9, pretrain_updates=0) for value in values]
+        for model in models:
             model.learn(2_000)
-            update = timed(lambda model=model: model.train(1), 7)
-            start, before = time.process_time(), model.num_timesteps
-            model.learn(200 * model.n_envs, reset_num_timesteps=False)
-            step = (time.process_time() - start) / ((model.num_timesteps - before) / model.n_envs)
-            found.append(dict(axis=name, value=value, update_seconds=update, step_seconds=step))
+        update = timed([partial(model.train, 1) for model in models], 9)
+        step = timed([partial(model.learn, STEPS_TIMED * model.n_envs, reset_num_timesteps=False) for model in models], 3)
+        for value, seconds, of_steps in zip(values, update, step, strict=True):
+            found.append(dict(axis=name, value=value, update_seconds=seconds, step_seconds=of_steps / STEPS_TIMED))
             print(found[-1], flush=True)
     return found
 
@@ -95,7 +95,7 @@ def replay() -> list[dict[str, Any]]:
             model = Dreamer(policy, env, buffer_size=rows, device="cpu", seed=0)
             assert model.replay_buffer is not None
             fill(model.replay_buffer, rows)
-            seconds = timed(lambda model=model: model.sample_replay(16, 64), 200)
+            (seconds,) = timed([partial(model.sample_replay, 16, 64)], 200)
             found.append(dict(observation=name, rows=rows, sample_seconds=seconds))
             print(found[-1], flush=True)
     return found
