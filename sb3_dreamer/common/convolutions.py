@@ -127,7 +127,7 @@ class ConvDecoder(nn.Module):
     A latent state to images: a small map from the deterministic state (block-diagonal) and the stochastic one (a hidden
     layer), then stages that double it.
 
-    :param deter_size: D
+    :param deter_size: D, may be 0
     :param stoch_size: Z
     :param shape: channels, height, width
     :param depth: unit of the numbers of channels
@@ -155,7 +155,7 @@ class ConvDecoder(nn.Module):
         self._map = (rows, columns)
         self.deter_size, self.stoch_size, self.blocks = deter_size, stoch_size, blocks
         self.deter_weight = nn.Parameter(th.empty(blocks, deter_size // blocks, rows * columns * top // blocks))
-        truncated_normal_(self.deter_weight, deter_size)
+        truncated_normal_(self.deter_weight, max(1, deter_size))
         self.deter_bias = nn.Parameter(th.zeros(rows * columns * top))
         self.stoch_net = MLP(stoch_size, 2 * units, 1, rows * columns * top, norm)
         self.norm = make_norm(norm, top)

@@ -120,7 +120,11 @@ class GaussianLatents:
     def __init__(self, size: int, min_std: float = 0.1) -> None:
         self.size, self.param_size, self.min_std = size, 2 * size, min_std
 
-    def _mean_std(self, params: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    def mean_std(self, params: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param params: ``(..., P)``
+        :return: means and standard deviations, ``(..., Z)``
+        """
         mean, raw = params.float().chunk(2, dim=-1)
         return mean, F.softplus(raw) + self.min_std
 
@@ -128,11 +132,19 @@ class GaussianLatents:
         return random_like("normal", (*shape, self.size), like, generator)
 
     def sample(self, params: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        mean, std = self._mean_std(params)
+        mean, std = self.mean_std(params)
         return th.addcmul(mean, std, noise)
 
     def mode(self, params: th.Tensor) -> th.Tensor:
         return params[..., : self.size].float()
+
+    def kl_to_standard_normal(self, params: th.Tensor) -> th.Tensor:
+        """
+        :param params: ``(..., P)``
+        :return: ``KL(distribution ‖ N(0, 1))``, summed over the latents, ``(...)``
+        """
+        mean, std = self.mean_std(params)
+        return (0.5 * (mean.square() + std.square() - 1) - std.log()).sum(-1)
 
     @staticmethod
     def _kl(mean_p: th.Tensor, std_p: th.Tensor, mean_q: th.Tensor, std_q: th.Tensor) -> th.Tensor:
@@ -141,12 +153,12 @@ class GaussianLatents:
         return (0.5 * (ratio.square() + distance.square() - 1) - ratio.log()).sum(-1)
 
     def kl(self, posterior: th.Tensor, prior: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        mean_post, std_post = self._mean_std(posterior)
-        mean_pri, std_pri = self._mean_std(prior)
+        mean_post, std_post = self.mean_std(posterior)
+        mean_pri, std_pri = self.mean_std(prior)
         dynamics = self._kl(mean_post.detach(), std_post.detach(), mean_pri, std_pri)
         representation = self._kl(mean_post, std_post, mean_pri.detach(), std_pri.detach())
         return dynamics, representation
 
     def entropy(self, params: th.Tensor) -> th.Tensor:
-        _, std = self._mean_std(params)
+        _, std = self.mean_std(params)
         return (std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)

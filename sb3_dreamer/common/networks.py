@@ -151,6 +151,14 @@ class MLP(nn.Module):
         return F.linear(x, weight, bias)[..., :-1]
 
 
+def bounded(action: th.Tensor) -> th.Tensor:
+    """
+    :param action: in the model's space, ``(..., A)``; raw samples may exceed the bounds
+    :return: numbers beyond ±1 scaled down to ±1, as the environment clips them, but with a gradient
+    """
+    return action / action.detach().abs().clamp_min(1.0)
+
+
 class UnrollWeights(NamedTuple):
     """The block GRU's first weight, split once an unroll instead of once a step."""
 
@@ -233,15 +241,14 @@ class BlockGRU(nn.Module):
         """
         The action's share of the hidden layer, for any number of steps at once.
 
-        :param action: ``(..., A)``; magnitudes above 1 are scaled down to 1, as raw samples may exceed the bounds
+        :param action: ``(..., A)``
         :param weights: from :meth:`unroll_weights`
         :return: ``(..., D)``
         """
         return self._embed_action(action) @ weights.action + self.hidden_bias
 
     def _embed_action(self, action: th.Tensor) -> th.Tensor:
-        action = action / action.detach().abs().clamp_min(1.0)
-        return norm_silu(self.action_norm, self.action_in(action))
+        return norm_silu(self.action_norm, self.action_in(bounded(action)))
 
     def forward(self, deter: th.Tensor, stoch: th.Tensor, action: th.Tensor) -> th.Tensor:
         """

@@ -330,7 +330,8 @@ class ActionCodec:
             raise ValueError(
                 f"Action space {space} is not supported: use a Box with finite bounds, Discrete, MultiDiscrete or MultiBinary."
             )
-        self._start = start
+        self.start = start
+        """First choice of every discrete variable, ``(n,)``."""
         self.discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
         self.layout = OneHotLayout(self.classes)
         self.size = self.layout.size if self.discrete else int(np.prod(space.shape or ()))
@@ -344,7 +345,7 @@ class ActionCodec:
         """
         lead, shape = action.shape[:-1], self.space.shape or ()
         if self.discrete:
-            chosen = self.layout.decode(action) + self._start
+            chosen = self.layout.decode(action) + self.start
             return chosen.reshape(*lead, *shape).astype(self.space.dtype)
         assert isinstance(self.space, spaces.Box)
         scaled = np.clip(action, -1.0, 1.0) * self._half + self._center
@@ -364,7 +365,7 @@ class ActionCodec:
         action = np.asarray(action)
         lead = action.shape[: action.ndim - len(self.space.shape or ())]
         if self.discrete:
-            return self.layout.encode(action.reshape(*lead, len(self.classes)) - self._start)
+            return self.layout.encode(action.reshape(*lead, len(self.classes)) - self.start)
         fixed = self._half == 0  # a dimension with one value only
         scaled = (action.reshape(*lead, self.size) - self._center) / np.where(fixed, 1.0, self._half)
         return np.where(fixed, 0.0, scaled).astype(np.float32)

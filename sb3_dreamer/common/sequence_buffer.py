@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import pathlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,20 @@ from sb3_dreamer.common.types import LatentState, RowIndex, SequenceBatch
 
 COLUMNS = ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch")
 """What a row holds beside its observation."""
+
+
+@dataclass(frozen=True)
+class StreamRows:
+    """The rows of one environment in the order in which they were written, each array ``(n, ...)``."""
+
+    observations: dict[str, np.ndarray]
+    """As stored, by key."""
+    actions: np.ndarray
+    """In the model's space."""
+    rewards: np.ndarray
+    is_first: np.ndarray
+    is_last: np.ndarray
+    is_terminal: np.ndarray
 
 
 class SequenceBuffer:
@@ -253,6 +268,15 @@ class SequenceBuffer:
         slot = (streams[held], index.row[held] % self.capacity)
         self._deter[slot] = states.deter.detach().cpu().numpy()[held]
         self._stoch[slot] = states.stoch.detach().cpu().numpy()[held]
+
+    def streams(self) -> Iterator[StreamRows]:
+        """:return: each environment's rows, oldest first"""
+        for stream, count in enumerate(self._count.tolist()):
+            slot = (stream, np.arange(max(0, count - self.capacity), count) % self.capacity)
+            yield StreamRows(
+                {name: array[slot] for name, array in self._obs.items()},
+                *(array[slot] for array in (self._action, self._reward, self._is_first, self._is_last, self._is_terminal)),
+            )
 
     def signature(self) -> tuple[tuple[ObservationKey, ...], int, int, int]:
         """:return: observation keys and the sizes A, D, Z: what must agree with a model that uses this replay"""

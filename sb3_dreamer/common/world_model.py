@@ -123,6 +123,13 @@ class WorldModel(nn.Module, ABC):
             :attr:`loss_scales`, and metrics (scalars)
         """
 
+    def total_loss(self, losses: dict[str, th.Tensor]) -> th.Tensor:
+        """
+        :param losses: from :meth:`loss`
+        :return: the sum of their means, each with its weight, scalar
+        """
+        return th.stack([self.loss_scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+
     def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         """
         Learn what the model needs to know of the scale of observations and rewards; called with every new row.

@@ -26,7 +26,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_dreamer.compare.errors import ComparisonError
 from sb3_dreamer.dreamer import Dreamer, DreamerPolicy
-from sb3_dreamer.dreamer.presets import SMALL_WORLD_MODEL
 from sb3_dreamer.world_models import RSSM
 
 _CONTINUOUS = (spaces.Box,)
@@ -229,7 +228,7 @@ def default_settings(name: str) -> dict[str, Any]:
     settings = defaults(algorithm.__init__)
     if issubclass(algorithm, Dreamer):
         settings["policy_kwargs"] = defaults(DreamerPolicy.__init__)
-        settings["policy_kwargs"]["world_model_kwargs"] = {**defaults(RSSM.__init__), **SMALL_WORLD_MODEL}
+        settings["policy_kwargs"]["world_model_kwargs"] = {**defaults(RSSM.__init__), **RSSM.small_task_kwargs}
     return settings
 
 

@@ -19,7 +19,7 @@ from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
 from sb3_dreamer.dreamer.imagination import ImaginedTrajectory, imagine_from_observations
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
-from sb3_dreamer.world_models import RSSM, ModelSize
+from sb3_dreamer.world_models import RSSM, MLPWorldModel, ModelSize, VAEWorldModel
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
 
@@ -241,8 +241,7 @@ class Dreamer(BehaviourLosses):
             with policy.autocast():
                 # World model: filter the batch, predict observations, rewards and continue flags
                 posterior, losses, metrics = self._compiled.get("loss", self.world_model.loss)(batch)
-                scales = self.world_model.loss_scales
-                model_loss = th.stack([scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+                model_loss = self.world_model.total_loss(losses)
                 metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
 
                 # Behaviour: imagine from the states found, raise the returns, and learn to predict them
@@ -328,7 +327,7 @@ class Dreamer(BehaviourLosses):
 
     @classmethod
     def plain_classes(cls) -> Classes:
-        return {**super().plain_classes(), **name_classes([], [RSSM, ModelSize])}
+        return {**super().plain_classes(), **name_classes([], [RSSM, VAEWorldModel, MLPWorldModel, ModelSize])}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *self._aliases, "_schedules"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -19,8 +20,7 @@ from sb3_dreamer.common.networks import MLP, Linear, Norm
 from sb3_dreamer.common.preprocessing import is_picture
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.dreamer.presets import SMALL_WORLD_MODEL
-from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
+from sb3_dreamer.world_models import RSSM, ModelSize, StandaloneWorldModel, WorldModel
 from sb3_dreamer.world_models.sizes import get_size
 
 
@@ -116,9 +116,10 @@ class DreamerPolicy(RecurrentModelPolicy):
     :param lr_schedule: learning rate by remaining progress
     :param gamma: discount factor
     :param size: widths and depths: a name of :data:`~sb3_dreamer.world_models.SIZES` or a ModelSize
-    :param latent: ``"categorical"`` or ``"gaussian"``
-    :param world_model_class: the world model
-    :param world_model_kwargs: its arguments, over :data:`~sb3_dreamer.dreamer.presets.SMALL_WORLD_MODEL`
+    :param latent: of an RSSM: ``"categorical"`` or ``"gaussian"``; None for the latter
+    :param world_model_class: the world model: :class:`~sb3_dreamer.world_models.RSSM`,
+        :class:`~sb3_dreamer.world_models.VAEWorldModel`, :class:`~sb3_dreamer.world_models.MLPWorldModel`, or one of your own
+    :param world_model_kwargs: its arguments, over its ``small_task_kwargs``
     :param features_extractor_class: an SB3 features extractor as the world model's encoder (for predictions by
         :attr:`world_model`; what it encodes is learnt from all of the model's losses); None for the model's own
     :param features_extractor_kwargs: its arguments
@@ -140,7 +141,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         lr_schedule: Schedule,
         gamma: float = 0.99,
         size: str | ModelSize = "toy",
-        latent: Literal["categorical", "gaussian"] = "gaussian",
+        latent: Literal["categorical", "gaussian"] | None = None,
         world_model_class: type[WorldModel] = RSSM,
         world_model_kwargs: dict[str, Any] | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -173,21 +174,29 @@ class DreamerPolicy(RecurrentModelPolicy):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}.")
         self.precision, self.compiles = precision, compile
         sizes = get_size(size)
-        defaults = SMALL_WORLD_MODEL if world_model_class is RSSM else {}
-        model_kwargs = {**defaults, **(world_model_kwargs or {})}
+        model_kwargs = {**getattr(world_model_class, "small_task_kwargs", {}), **(world_model_kwargs or {})}
+        if latent is not None:
+            model_kwargs["latent"] = latent
         if features_extractor_class is not None:
             model_kwargs["encoder"] = self._make_encoder(features_extractor_class, features_extractor_kwargs)
         elif features_extractor_kwargs:
             raise ValueError("features_extractor_kwargs need a features_extractor_class.")
+        accepted = inspect.signature(world_model_class).parameters
+        unknown = [name for name in model_kwargs if name not in accepted]
+        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+            raise ValueError(
+                f"{world_model_class.__name__} has no argument {', '.join(map(repr, unknown))}, only {', '.join(accepted)}."
+            )
         norm: Norm = model_kwargs.get("norm", "rms")
         self.world_model = world_model_class(
             keys=self.observation_codec.keys,
             action_size=self.action_codec.size,
             size=sizes,
-            latent=latent,
             gamma=gamma,
             **model_kwargs,
         )
+        if isinstance(self.world_model, StandaloneWorldModel):
+            self.world_model.attach(self.observation_codec, self.action_codec)
         feat_size = self.world_model.feat_size
         self.actor = Actor(
             feat_size,

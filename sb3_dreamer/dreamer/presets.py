@@ -11,18 +11,6 @@ from typing import Any
 
 from sb3_dreamer.common.optimizers import LaProp
 
-SMALL_WORLD_MODEL: dict[str, Any] = dict(
-    normalize_obs="running",  # small ranges (a cart's position) would vanish in symlog
-    norm="layer",  # one fused operation on a CPU, RMSNorm takes six
-    reconstruction_scale=10.0,  # a unit-variance squared error leaves the latents too coarse for fine control
-    reward_scale=10.0,
-    continue_scale=10.0,  # ends of episodes are rare rows
-    update_bias=(1.0, -3.0),  # some units follow what they see, for velocities, some keep it, for memories
-    strided=True,  # convolutions several times cheaper on a CPU
-    reward_head="squared",  # smooth in the state, which gradients through the dynamics need
-)
-"""Arguments of the world model that :class:`Dreamer` uses unless told otherwise."""
-
 PUBLISHED_WORLD_MODEL: dict[str, Any] = dict(
     normalize_obs="symlog",
     norm="rms",
@@ -39,7 +27,7 @@ PUBLISHED_WORLD_MODEL: dict[str, Any] = dict(
     image_scale=1.0,
     strided=False,
 )
-"""The same arguments as DreamerV3 has them."""
+"""The arguments of :attr:`RSSM.small_task_kwargs` as DreamerV3 has them."""
 
 DREAMER_V3: dict[str, Any] = dict(
     learning_rate=4e-5,

@@ -1,7 +1,36 @@
-"""World models: usable alone, and the part of an agent that knows neither algorithms, nor replays, nor SB3."""
+"""World models: usable alone, and the part of an agent that knows neither algorithms nor replays."""
 
 from sb3_dreamer.common.world_model import Policy, WorldModel
+from sb3_dreamer.world_models.collect import collect, from_minari, from_replay_buffer
+from sb3_dreamer.world_models.dataset import EpisodeDataset
+from sb3_dreamer.world_models.dream import DreamEnv, DreamVecEnv
+from sb3_dreamer.world_models.evaluation import ModelEvaluation, evaluate_model
+from sb3_dreamer.world_models.fitting import FitHistory, fit
+from sb3_dreamer.world_models.mlp import MLPWorldModel
 from sb3_dreamer.world_models.rssm import RSSM
 from sb3_dreamer.world_models.sizes import SIZES, ModelSize
+from sb3_dreamer.world_models.standalone import StandaloneWorldModel
+from sb3_dreamer.world_models.trajectories import ImaginedTrajectory
+from sb3_dreamer.world_models.vae import VAEWorldModel
 
-__all__ = ["RSSM", "SIZES", "ModelSize", "Policy", "WorldModel"]
+__all__ = [
+    "RSSM",
+    "SIZES",
+    "DreamEnv",
+    "DreamVecEnv",
+    "EpisodeDataset",
+    "FitHistory",
+    "ImaginedTrajectory",
+    "MLPWorldModel",
+    "ModelEvaluation",
+    "ModelSize",
+    "Policy",
+    "StandaloneWorldModel",
+    "VAEWorldModel",
+    "WorldModel",
+    "collect",
+    "evaluate_model",
+    "fit",
+    "from_minari",
+    "from_replay_buffer",
+]

@@ -47,7 +47,7 @@ class VectorScaling(nn.Module):
         """
         :param x: new observations, ``(n, size)``
         """
-        if self.mode != "running":
+        if self.mode != "running" or len(x) == 0:
             return
         x = x.double()
         n = len(x)
@@ -59,9 +59,10 @@ class VectorScaling(nn.Module):
         self.mean.add_(delta * n / total)
         self.count.copy_(total)
 
-    def _scale(self) -> tuple[th.Tensor, th.Tensor]:
+    def deviation(self) -> th.Tensor:
+        """:return: standard deviations so far (``running`` only), 1 before anything was seen, ``(size,)``"""
         variance = self.square / self.count.clamp_min(1.0)
-        return self.mean.float(), (variance + 1e-8).sqrt().float()
+        return (variance + 1e-8).sqrt().float()
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
@@ -71,8 +72,7 @@ class VectorScaling(nn.Module):
         if self.mode == "symlog":
             return symlog(x)
         if self.mode == "running":
-            mean, std = self._scale()
-            return ((x - mean) / std).clamp(-10.0, 10.0)
+            return ((x - self.mean.float()) / self.deviation()).clamp(-10.0, 10.0)
         return x
 
     def inverse(self, x: th.Tensor) -> th.Tensor:
@@ -83,8 +83,7 @@ class VectorScaling(nn.Module):
         if self.mode == "symlog":
             return symexp(x)
         if self.mode == "running":
-            mean, std = self._scale()
-            return x * std + mean
+            return x * self.deviation() + self.mean.float()
         return x
 
 

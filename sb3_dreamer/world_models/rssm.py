@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch as th
 import torch.nn as nn
@@ -15,12 +15,13 @@ from sb3_dreamer.common.math import symexp_bins
 from sb3_dreamer.common.networks import MLP, BlockGRU, Norm, norm_silu
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
-from sb3_dreamer.common.world_model import Policy, WorldModel
+from sb3_dreamer.common.world_model import Policy
 from sb3_dreamer.world_models.observations import ObservationModel, RunningMagnitude, Scaling
 from sb3_dreamer.world_models.sizes import ModelSize, get_size
+from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 
 
-class RSSM(WorldModel):
+class RSSM(StandaloneWorldModel):
     """
     A deterministic recurrent state h and a stochastic state z: ``h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})``, prior
     ``p(z_t | h_t)``, posterior ``q(z_t | h_t, o_t)``; observation, reward and continue flag are predicted from (h, z).
@@ -53,6 +54,18 @@ class RSSM(WorldModel):
     :param kl_dynamics_scale: β_dyn
     :param kl_representation_scale: β_rep
     """
+
+    small_task_kwargs: ClassVar[dict[str, Any]] = dict(
+        latent="gaussian",
+        normalize_obs="running",  # small ranges (a cart's position) would vanish in symlog
+        norm="layer",  # one fused operation on a CPU, RMSNorm takes six
+        reconstruction_scale=10.0,  # a unit-variance squared error leaves the latents too coarse for fine control
+        reward_scale=10.0,
+        continue_scale=10.0,  # ends of episodes are rare rows
+        update_bias=(1.0, -3.0),  # some units follow what they see, for velocities, some keep it, for memories
+        strided=True,  # convolutions several times cheaper on a CPU
+        reward_head="squared",  # smooth in the state, which gradients through the dynamics need
+    )
 
     def __init__(
         self,
@@ -186,7 +199,7 @@ class RSSM(WorldModel):
 
     # ---- dreaming
 
-    def imagine(
+    def unroll(
         self,
         policy_or_actions: Policy | th.Tensor,
         state: LatentState,

@@ -232,5 +232,5 @@ def test_defaults_are_recorded_down_to_the_world_model(monkeypatch: pytest.Monke
     before = settings.default_settings("dreamer")
     assert before["gamma"] == 0.99 and before["policy_kwargs"]["size"] == "toy" and "seed" not in before
     assert settings.default_settings("sac")["tau"] == 0.005
-    monkeypatch.setitem(settings.SMALL_WORLD_MODEL, "reward_scale", 3.0)
+    monkeypatch.setitem(settings.RSSM.small_task_kwargs, "reward_scale", 3.0)
     assert settings.default_settings("dreamer") != before

@@ -11,7 +11,8 @@ from conftest import tiny_dreamer
 from sb3_dreamer import DREAMER_V3, Dreamer
 from sb3_dreamer.common.optimizers import LaProp
 from sb3_dreamer.dreamer.losses import imagined_returns
-from sb3_dreamer.dreamer.presets import PUBLISHED_WORLD_MODEL, SMALL_WORLD_MODEL
+from sb3_dreamer.dreamer.presets import PUBLISHED_WORLD_MODEL
+from sb3_dreamer.world_models import RSSM
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_published_values() -> None:
 
 
 def test_no_default_of_ours_leaks_into_the_published_settings() -> None:
-    assert set(SMALL_WORLD_MODEL) <= set(PUBLISHED_WORLD_MODEL)
+    assert set(RSSM.small_task_kwargs) - {"latent"} <= set(PUBLISHED_WORLD_MODEL)
     general = {"self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "seed", "device"}
     general |= {"replay_buffer_kwargs"}  # where rows lie, not what is learnt from them
     arguments = set(inspect.signature(Dreamer.__init__).parameters) - general - {"_init_setup_model"}
@@ -125,7 +126,7 @@ def test_loss_scales_of_both_presets() -> None:
     }
     ours = tiny_dreamer().world_model.loss_scales
     for name, key in (("reconstruction/obs", "reconstruction_scale"), ("reward", "reward_scale")):
-        assert ours[name] == SMALL_WORLD_MODEL[key] != published[name]
+        assert ours[name] == RSSM.small_task_kwargs[key] != published[name]
 
 
 # ---- learning rates and gradients

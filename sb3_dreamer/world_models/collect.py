@@ -1,0 +1,252 @@
+"""Where data sets come from: an environment, a replay buffer, Minari."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_dreamer.common.preprocessing import ActionCodec
+from sb3_dreamer.world_models.dataset import EpisodeDataset, EpisodeRecorder
+
+
+def collect(
+    env: gym.Env | str | Any,
+    policy: Any = None,
+    n_steps: int = 5000,
+    seed: int | None = None,
+    deterministic: bool = False,
+    progress_bar: bool = False,
+) -> EpisodeDataset:
+    """
+    Act in an environment and keep what happened. The last episode is finished, so that the steps may be a few more.
+
+    :param env: an environment, its id, or an SB3 VecEnv
+    :param policy: None for random actions, anything with SB3's ``predict`` (``PPO``, ``Dreamer`` ...), or a function of a
+        single observation
+    :param n_steps: transitions at least
+    :param seed: of the environment and of random actions
+    :param deterministic: for ``predict``
+    :param progress_bar: show one
+    :return: the episodes
+    :raises ValueError: n_steps is less than 1, or the policy is nothing that acts
+    """
+    if n_steps < 1 or n_steps != int(n_steps):
+        raise ValueError(f"n_steps must be a whole number of at least 1, got {n_steps!r}.")
+    if not (policy is None or hasattr(policy, "predict") or callable(policy)):
+        raise ValueError(f"policy must be None, a model with predict, or a function of an observation, got {policy!r:.100}.")
+    own = isinstance(env, str)
+    made: Any = gym.make(env) if isinstance(env, str) else env
+    single = not hasattr(made, "num_envs") or isinstance(made, gym.Env)
+    runner = _single_steps(made, seed) if single else _vec_env_steps(made, seed)
+    recorder = EpisodeRecorder(made.observation_space, made.action_space)
+    made.action_space.seed(seed)
+    chooser = _Chooser(policy, made.action_space, 1 if single else made.num_envs, deterministic)
+    try:
+        with _progress(n_steps, progress_bar) as advance:
+            steps, observations = 0, next(runner)
+            for stream, obs in enumerate(observations):
+                recorder.start(stream, obs)
+            running = set(range(len(observations)))
+            while running:
+                actions = chooser(observations)
+                results = runner.send(actions)
+                observations = [result[0] for result in results]
+                for stream, (obs, last, reward, terminated, truncated) in enumerate(results):
+                    chooser.starts[stream] = terminated or truncated
+                    if stream not in running:
+                        continue
+                    recorder.step(stream, actions[stream], last, reward, terminated, truncated)
+                    steps += 1
+                    if terminated or truncated:
+                        if steps >= n_steps:
+                            running.discard(stream)
+                        else:
+                            recorder.start(stream, obs)
+                advance(min(steps, n_steps))
+    finally:
+        runner.close()
+        if own:
+            made.close()
+    return recorder.dataset()
+
+
+class _Chooser:
+    """Actions for the observations of all streams, with the policy's state."""
+
+    def __init__(self, policy: Any, space: spaces.Space, n: int, deterministic: bool) -> None:
+        self.policy, self.space, self.deterministic = policy, space, deterministic
+        self.state: Any = None
+        self.starts = np.ones(n, dtype=bool)
+
+    def __call__(self, observations: list[Any]) -> list[Any]:
+        if self.policy is None:
+            return [self.space.sample() for _ in observations]
+        if not hasattr(self.policy, "predict"):
+            return [self._within(self.policy(obs)) for obs in observations]
+        first = observations[0]
+        if isinstance(first, dict):
+            batch: Any = {name: np.stack([np.asarray(obs[name]) for obs in observations]) for name in first}
+        else:
+            batch = np.stack([np.asarray(obs) for obs in observations])
+        actions, self.state = self.policy.predict(batch, self.state, self.starts, self.deterministic)
+        return [self._within(action) for action in actions]
+
+    def _within(self, action: Any) -> Any:
+        if isinstance(self.space, spaces.Box):
+            action = np.asarray(action, dtype=self.space.dtype)
+            return np.clip(action, self.space.low, self.space.high)
+        return int(action) if isinstance(self.space, spaces.Discrete) else np.asarray(action)
+
+
+def _single_steps(env: gym.Env, seed: int | None) -> Any:
+    """A generator of lists (of one): first observations, then (observation to act on, last observation, reward, ...)."""
+    obs, _ = env.reset(seed=seed)
+    actions = yield [obs]
+    while True:
+        last, reward, terminated, truncated, _ = env.step(actions[0])
+        obs = env.reset()[0] if terminated or truncated else last
+        actions = yield [(obs, last, float(reward), bool(terminated), bool(truncated))]
+
+
+def _vec_env_steps(env: Any, seed: int | None) -> Any:
+    """The same for SB3's VecEnv, which resets on its own."""
+    if seed is not None:
+        env.seed(seed)
+    obs = env.reset()
+    n = env.num_envs
+    actions = yield [_pick(obs, i) for i in range(n)]
+    while True:
+        obs, rewards, dones, infos = env.step(np.stack([np.asarray(action) for action in actions]))
+        results = []
+        for i in range(n):
+            now = _pick(obs, i)
+            last = infos[i]["terminal_observation"] if dones[i] else now
+            truncated = bool(dones[i]) and bool(infos[i].get("TimeLimit.truncated", False))
+            results.append((now, last, float(rewards[i]), bool(dones[i]) and not truncated, truncated))
+        actions = yield results
+
+
+def _pick(obs: Any, i: int) -> Any:
+    """One of a batch, a copy, as a VecEnv may reuse its arrays."""
+    return {name: np.array(part[i]) for name, part in obs.items()} if isinstance(obs, dict) else np.array(obs[i])
+
+
+class _progress:
+    """A bar of tqdm's, or nothing."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        self.bar = None
+        if show:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="step", desc="collect")
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self._advance
+
+    def _advance(self, done: int) -> None:
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def from_replay_buffer(model: Any) -> EpisodeDataset:
+    """
+    :param model: an algorithm with a replay: Dreamer, or one of SB3's off-policy algorithms
+    :return: what its replay holds; episodes whose beginning was overwritten begin where the replay does
+    :raises ValueError: it has no replay, or an empty one
+    """
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None:
+        raise ValueError(f"{type(model).__name__} has no replay buffer: give Dreamer, SAC, TD3, DQN ..., after learning.")
+    recorder = EpisodeRecorder(model.observation_space, model.action_space)
+    rows = _sequence_rows(model, recorder) if hasattr(buffer, "rows_written") else _transition_rows(model, recorder)
+    if rows == 0:
+        raise ValueError("The replay buffer is empty: learn first, or load_replay_buffer.")
+    return recorder.dataset()
+
+
+def _sequence_rows(model: Any, recorder: EpisodeRecorder) -> int:
+    """Rows of our replay, whose actions are the model's."""
+    codec, count = ActionCodec(model.action_space), 0
+    for stream, rows in enumerate(model.replay_buffer.streams()):
+        actions = codec.to_env(rows.actions)
+        for key in model.observation_codec.keys:
+            if key.kind == "discrete":  # stored as choices from 0
+                stored = rows.observations[key.name].astype(np.int64)
+                rows.observations[key.name] = stored + np.array(key.start).reshape(key.shape)
+        for t in range(len(rows.rewards)):
+            obs = {name: part[t] for name, part in rows.observations.items()}
+            shown: Any = obs if isinstance(model.observation_space, spaces.Dict) else obs["obs"]
+            if t == 0 or rows.is_first[t]:
+                recorder.start(stream, shown)
+            else:
+                cut = t + 1 < len(rows.rewards) and bool(rows.is_first[t + 1])  # by a new call of learn
+                terminal = bool(rows.is_terminal[t])
+                ended = bool(rows.is_last[t]) or cut
+                recorder.step(stream, actions[t - 1], shown, rows.rewards[t], terminal, ended and not terminal)
+            count += 1
+    return count
+
+
+def _transition_rows(model: Any, recorder: EpisodeRecorder) -> int:
+    """Transitions of SB3's replay buffers, whose actions lie in [-1, 1]."""
+    buffer, space = model.replay_buffer, model.action_space
+    held = buffer.buffer_size if buffer.full else buffer.pos
+    order = (np.arange(held) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+    overlapping = getattr(buffer, "optimize_memory_usage", False)
+    if overlapping and buffer.full:
+        order = order[1:]  # the slot at pos has no next observation of its own
+    for stream in range(buffer.n_envs):
+        fresh = True
+        for slot in order:
+            if fresh:
+                recorder.start(stream, _slot(buffer.observations, slot, stream))
+            if overlapping:
+                after = _slot(buffer.observations, (slot + 1) % buffer.buffer_size, stream)
+            else:
+                after = _slot(buffer.next_observations, slot, stream)
+            action = buffer.actions[slot, stream]
+            if isinstance(space, spaces.Box):
+                action = np.clip(space.low + (action + 1.0) / 2.0 * (space.high - space.low), space.low, space.high)
+            action = np.asarray(action).reshape(space.shape or ()).astype(space.dtype)
+            done, timeout = bool(buffer.dones[slot, stream]), bool(buffer.timeouts[slot, stream])
+            recorder.step(stream, action, after, buffer.rewards[slot, stream], done and not timeout, done and timeout)
+            fresh = done
+    return int(held)
+
+
+def _slot(observations: Any, slot: int, stream: int) -> Any:
+    if isinstance(observations, dict):
+        return {name: part[slot, stream] for name, part in observations.items()}
+    return observations[slot, stream]
+
+
+def from_minari(dataset: Any) -> EpisodeDataset:
+    """
+    :param dataset: an id of Minari's (``"D4RL/pointmaze/umaze-v2"``), which is downloaded if it is not there, or a
+        ``minari.MinariDataset``
+    :return: its episodes
+    :raises ImportError: Minari is not installed, and an id was given
+    """
+    if isinstance(dataset, str):
+        try:
+            import minari
+        except ImportError as missing:
+            raise ImportError('from_minari("...") needs Minari: pip install minari.') from missing
+        dataset = minari.load_dataset(dataset, download=True)
+    recorder = EpisodeRecorder(dataset.observation_space, dataset.action_space)
+    for stream, episode in enumerate(dataset.iterate_episodes()):
+        recorder.start(stream, _pick(episode.observations, 0))
+        for t in range(len(episode.rewards)):
+            obs = _pick(episode.observations, t + 1)
+            ends = bool(episode.terminations[t]), bool(episode.truncations[t])
+            recorder.step(stream, episode.actions[t], obs, episode.rewards[t], *ends)
+    return recorder.dataset()

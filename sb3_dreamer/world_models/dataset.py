@@ -1,0 +1,255 @@
+"""Episodes to learn a world model from: collected, kept in a file, or taken from a replay buffer or from Minari."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.common.plain_data import decode, encode
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
+from sb3_dreamer.world_models.trajectories import check_actions
+
+FORMAT = 1
+FLAGS = ("is_first", "is_last", "is_terminal")
+SINGLE = "obs"
+"""Key of an observation that is not a dictionary."""
+
+
+@dataclass(frozen=True)
+class EpisodeDataset:
+    """
+    Episodes one after the other, as rows aligned like a replay's (:mod:`sb3_dreamer.common.types`): an episode of n steps has
+    n + 1 rows, the reward of a row came with its observation, its action was chosen at it.
+
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    :param observations: by key, ``(N, ...)``; an observation that is no dictionary has the key ``"obs"``
+    :param actions: ``(N, ...)``, of no meaning in an episode's last row
+    :param rewards: ``(N,)``, 0 in an episode's first row
+    :param is_first: ``(N,)``
+    :param is_last: ``(N,)``
+    :param is_terminal: ``(N,)``, last and not truncated
+    :raises ValueError: arrays of other lengths or shapes than these, values no model can read, actions outside the space
+    """
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    observations: dict[str, np.ndarray]
+    actions: np.ndarray
+    rewards: np.ndarray
+    is_first: np.ndarray
+    is_last: np.ndarray
+    is_terminal: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.rewards)
+        columns = {"actions": self.actions, "rewards": self.rewards, **{name: getattr(self, name) for name in FLAGS}}
+        columns.update({f"observations[{name!r}]": array for name, array in self.observations.items()})
+        wrong = {name: len(array) for name, array in columns.items() if len(array) != n}
+        if wrong:
+            raise ValueError(f"The data set's columns have {n} rewards, but other lengths: {wrong}.")
+        parts = self.spaces_by_key()
+        if set(parts) != set(self.observations):
+            raise ValueError(f"observations has the keys {sorted(self.observations)}, the space {sorted(parts)}.")
+        shapes = {f"observations[{name!r}]": (self.observations[name], part.shape) for name, part in parts.items()}
+        for name, (array, shape) in {**shapes, "actions": (self.actions, self.action_space.shape)}.items():
+            if array.shape[1:] != (shape or ()):
+                raise ValueError(f"{name} has rows of shape {array.shape[1:]}, the space has {shape}.")
+        if n and (not self.is_first[0] or not self.is_last[-1]):
+            raise ValueError("The first row must be an episode's first and the last row an episode's last.")
+        if (self.is_first[1:] != self.is_last[:-1]).any():
+            raise ValueError("Every row after a last one must be a first one, and no other.")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        codec = ObservationCodec(self.observation_space)
+        for name, array in self.observations.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(1)))
+                raise ValueError(f"Row {row} has NaN or infinity in observations[{name!r}]: {array[row]!r:.200}")
+        found = codec.find_invalid(self.observations if codec.is_dict else self.observations[SINGLE])
+        if found is not None:
+            raise ValueError(f"Row {found[0]} has {found[2]} in observations[{found[1]!r}].")
+        if not np.isfinite(self.rewards).all():
+            row = int(np.argmin(np.isfinite(self.rewards)))
+            raise ValueError(f"Row {row} has the reward {self.rewards[row]}: use finite rewards.")
+        check_actions(self.actions[~self.is_last.astype(bool)], ActionCodec(self.action_space))
+
+    def spaces_by_key(self) -> dict[str, spaces.Space]:
+        """:return: the observation's parts by key"""
+        space = self.observation_space
+        return dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE: space}
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rewards)
+
+    @property
+    def n_steps(self) -> int:
+        """Transitions."""
+        return len(self) - self.n_episodes
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes."""
+        return int(self.is_first.sum())
+
+    def bounds(self) -> np.ndarray:
+        """:return: first row of each episode and the row after its last, ``(n_episodes, 2)``"""
+        return np.stack([np.flatnonzero(self.is_first), np.flatnonzero(self.is_last) + 1], axis=1)
+
+    def episode_returns(self) -> np.ndarray:
+        """:return: ``(n_episodes,)``"""
+        return np.add.reduceat(self.rewards, np.flatnonzero(self.is_first)) if len(self) else np.zeros(0)
+
+    def episodes(self, which: Sequence[int] | np.ndarray) -> EpisodeDataset:
+        """
+        :param which: numbers of episodes
+        :return: those alone, in that order
+        """
+        bounds = self.bounds()[np.asarray(which, dtype=int)]
+        rows = np.concatenate([np.arange(*pair) for pair in bounds]) if len(bounds) else np.zeros(0, dtype=int)
+        columns = {name: getattr(self, name)[rows] for name in ("actions", "rewards", *FLAGS)}
+        return replace(self, observations={name: array[rows] for name, array in self.observations.items()}, **columns)
+
+    def __iter__(self) -> Iterator[EpisodeDataset]:
+        """Over the episodes."""
+        return (self.episodes([i]) for i in range(self.n_episodes))
+
+    def split(self, fraction: float, seed: int | None = 0) -> tuple[EpisodeDataset, EpisodeDataset]:
+        """
+        Whole episodes for one use and for another: rows of one episode resemble each other.
+
+        :param fraction: share of the episodes in the second part, at least one in each
+        :param seed: of the drawing
+        :return: the two parts
+        :raises ValueError: the fraction is not between 0 and 1, or there are fewer than two episodes
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must lie between 0 and 1, got {fraction}.")
+        if self.n_episodes < 2:
+            raise ValueError(f"A data set of {self.n_episodes} episodes cannot be split: collect at least two.")
+        order = np.random.default_rng(seed).permutation(self.n_episodes)
+        second = int(np.clip(round(fraction * self.n_episodes), 1, self.n_episodes - 1))
+        return self.episodes(np.sort(order[second:])), self.episodes(np.sort(order[:second]))
+
+    # ---- files
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """
+        Write a compressed ``.npz``, whole or not at all, which numpy reads without unpickling.
+
+        :param path: the file
+        """
+        header = dict(
+            format=FORMAT,
+            observation_space=encode(self.observation_space, {}),
+            action_space=encode(self.action_space, {}),
+        )
+        arrays = {f"observations/{name}": array for name, array in self.observations.items()}
+        arrays.update({name: getattr(self, name) for name in ("actions", "rewards", *FLAGS)})
+
+        def write(temporary: pathlib.Path) -> None:
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+
+        write_atomically(path, write, ".npz")
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path) -> EpisodeDataset:
+        """
+        :param path: written by :meth:`save`
+        :return: the data set
+        :raises ValueError: the file is damaged or holds something else
+        """
+        path = pathlib.Path(path)
+        if not path.exists() and path.suffix == "":
+            path = path.with_suffix(".npz")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                header = json.loads(str(file["header"]))
+                if header["format"] != FORMAT:
+                    raise ValueError(f"its format is {header['format']}, this version reads {FORMAT}")
+                prefix = "observations/"
+                return cls(
+                    decode(header["observation_space"], {}),
+                    decode(header["action_space"], {}),
+                    {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)},
+                    **{name: file[name] for name in ("actions", "rewards", *FLAGS)},
+                )
+        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as wrong:
+            raise ValueError(f"{path} is not a data set that can be loaded: {wrong}") from wrong
+
+
+class EpisodeRecorder:
+    """
+    Puts rows of several streams together as whole episodes, in the order in which they end.
+
+    :param observation_space: of the environment
+    :param action_space: of the environment
+    """
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+        self._open: dict[int, list[tuple[Any, Any, float]]] = {}
+        self._episodes: list[tuple[list[tuple[Any, Any, float]], bool]] = []
+
+    def start(self, stream: int, obs: Any) -> None:
+        """
+        :param stream: any number
+        :param obs: after a reset
+        """
+        self._open[stream] = [(obs, None, 0.0)]
+
+    def step(self, stream: int, action: Any, obs: Any, reward: float, terminated: bool, truncated: bool) -> None:
+        """
+        :param stream: which
+        :param action: chosen at the newest observation
+        :param obs: what came next
+        :param reward: with it
+        :param terminated: Gymnasium's
+        :param truncated: Gymnasium's
+        """
+        rows = self._open[stream]
+        rows[-1] = (rows[-1][0], action, rows[-1][2])
+        rows.append((obs, None, float(reward)))
+        if terminated or truncated:
+            self._episodes.append((self._open.pop(stream), bool(terminated)))
+
+    def dataset(self) -> EpisodeDataset:
+        """:return: all episodes; those that have not ended are cut off where they are, as by truncation"""
+        unfinished = [(rows, False) for rows in self._open.values() if len(rows) > 1]
+        episodes = [*self._episodes, *unfinished]
+        if not episodes:
+            raise ValueError("There is no episode of at least one step: collect more steps.")
+        parts = dict(self.observation_space.spaces) if isinstance(self.observation_space, spaces.Dict) else None
+        rows = [row for episode, _ in episodes for row in episode]
+        space = self.action_space
+        blank = np.zeros(space.shape or (), dtype=space.dtype)
+        if parts is None:
+            observations = {SINGLE: np.stack([np.asarray(obs) for obs, _, _ in rows])}
+        else:
+            observations = {name: np.stack([np.asarray(obs[name]) for obs, _, _ in rows]) for name in parts}
+        ends = np.cumsum([len(episode) for episode, _ in episodes])
+        is_first, is_last, is_terminal = (np.zeros(len(rows), dtype=bool) for _ in FLAGS)
+        is_first[np.concatenate([[0], ends[:-1]])] = True
+        is_last[ends - 1] = True
+        is_terminal[ends - 1] = [terminated for _, terminated in episodes]
+        return EpisodeDataset(
+            self.observation_space,
+            space,
+            observations,
+            np.stack([blank if action is None else np.asarray(action, dtype=space.dtype) for _, action, _ in rows]),
+            np.array([reward for _, _, reward in rows], dtype=np.float32),
+            is_first,
+            is_last,
+            is_terminal,
+        )

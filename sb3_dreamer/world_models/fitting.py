@@ -1,0 +1,286 @@
+"""Learning a world model from a data set alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pathlib
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch as th
+
+from sb3_dreamer.world_models.dataset import EpisodeDataset
+from sb3_dreamer.world_models.rows import Rows, episode_chunks
+from sb3_dreamer.world_models.standalone import StandaloneWorldModel, channels_first
+
+
+@dataclass
+class FitHistory:
+    """Losses along a fit."""
+
+    updates: list[int] = field(default_factory=list)
+    """Updates done at each entry."""
+    train: dict[str, list[float]] = field(default_factory=dict)
+    """Unweighted losses by name, ``"total"`` weighted: means over the updates since the entry before."""
+    validation: dict[str, list[float]] = field(default_factory=dict)
+    """The same on the validation episodes; empty without any."""
+    best_update: int | None = None
+    """Whose weights the model has now; None for the last's (no validation)."""
+    stopped_early: bool = False
+    seconds: float = 0.0
+
+    def add(self, updates: int, train: dict[str, float], validation: dict[str, float]) -> None:
+        """
+        :param updates: done
+        :param train: losses by name
+        :param validation: losses by name
+        """
+        self.updates.append(updates)
+        for kept, found in ((self.train, train), (self.validation, validation)):
+            for name, value in found.items():
+                kept.setdefault(name, []).append(value)
+
+
+def fit(
+    model: StandaloneWorldModel,
+    dataset: EpisodeDataset,
+    updates: int | None = None,
+    epochs: float | None = None,
+    validation: float | EpisodeDataset | None = 0.1,
+    batch_size: int = 32,
+    batch_length: int = 16,
+    learning_rate: float = 1e-3,
+    max_grad_norm: float | None = 100.0,
+    eval_every: int | None = None,
+    patience: int | None = 5,
+    checkpoint: str | pathlib.Path | None = None,
+    progress_bar: bool = False,
+    seed: int | None = 0,
+) -> FitHistory:
+    """
+    Learn from windows of the data set, drawn uniformly. As in a replay, every row keeps the latent state last found for it,
+    from which windows that begin in the middle of an episode start. A model that has been fitted goes on from where it is.
+
+    With validation, the weights of the best validation loss are those the model has in the end, and learning stops when it
+    has not improved for some evaluations.
+
+    :param model: from :meth:`StandaloneWorldModel.from_spaces`
+    :param dataset: episodes of the same spaces
+    :param updates: gradient steps; by default as many as the epochs make
+    :param epochs: how often each row is seen on average; 50 if neither is given
+    :param validation: episodes to judge by, or a share of the data set's, which is not learnt from then; None for none
+    :param batch_size: windows a batch
+    :param batch_length: rows a window
+    :param learning_rate: of Adam; falls to a tenth along a cosine
+    :param max_grad_norm: largest norm of the gradient, None for no limit
+    :param eval_every: updates between two entries of the history; a twentieth of all by default
+    :param patience: entries without improvement after which to stop; None to go on to the end
+    :param checkpoint: file for the best model so far (``.pt``), written at every improvement
+    :param progress_bar: show one
+    :param seed: of the windows, samples and validation episodes drawn; None for torch's own random numbers
+    :return: losses along the way
+    :raises ValueError: spaces that are not the model's, episodes that are too short, arguments that cannot work
+    :raises FloatingPointError: the loss became NaN or infinite; the model has the best weights so far
+    """
+    train, held_out = _checked(model, dataset, updates, epochs, validation, batch_size, batch_length, learning_rate, seed)
+    rows = _rows(model, train)
+    validation_rows = None if held_out is None else _rows(model, held_out)
+    if updates is None:
+        updates = max(1, math.ceil((50 if epochs is None else epochs) * len(rows) / (batch_size * batch_length)))
+    every = max(1, updates // 20) if eval_every is None else eval_every
+    if every < 1 or (patience is not None and patience < 1):
+        raise ValueError(f"eval_every and patience must be at least 1, got {eval_every} and {patience}.")
+
+    model.update_statistics(rows.obs, rows.reward)
+    optimizer = th.optim.Adam(model.parameters(), lr=learning_rate, eps=1e-6, fused=True)
+    schedule = th.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 0.55 + 0.45 * math.cos(math.pi * done / updates))
+    history, best, since, begin = FitHistory(), math.inf, 0, time.perf_counter()
+    kept = copy.deepcopy(model.state_dict())
+    sums: dict[str, th.Tensor] = {}
+    with _seeded(model.device, seed), _bar(updates, progress_bar) as advance:
+        places = len(rows) - batch_length + 1  # anywhere: windows cross the borders of episodes, as in a replay
+        for update in range(1, updates + 1):
+            model.train()
+            starts = th.randint(places, (batch_size,), device=model.device)
+            losses = _update(model, rows, starts, batch_length, optimizer, max_grad_norm)
+            schedule.step()
+            for name, loss in losses.items():
+                sums[name] = sums[name] + loss if name in sums else loss
+            if update % every and update < updates:
+                continue
+            done = update - (history.updates[-1] if history.updates else 0)
+            found = {name: float(total) / done for name, total in sums.items()}
+            sums = {}
+            model.eval()
+            judged = {} if validation_rows is None else validation_losses(model, validation_rows)
+            if not all(map(math.isfinite, (*found.values(), *judged.values()))):
+                model.load_state_dict(kept)
+                raise FloatingPointError(
+                    f"A loss became NaN or infinite by update {update}: {found}. Lower learning_rate={learning_rate}, or look "
+                    "at the scale of the data. The model has the best weights so far."
+                )
+            history.add(update, found, judged)
+            advance(update, judged.get("total", found["total"]))
+            since += 1
+            if validation_rows is None or judged["total"] < best:
+                best, since, kept = judged.get("total", math.inf), 0, copy.deepcopy(model.state_dict())
+                history.best_update = None if validation_rows is None else update
+                if checkpoint is not None:
+                    model.save(checkpoint)
+            if patience is not None and since >= patience:
+                history.stopped_early = True
+                break
+    model.load_state_dict(kept)
+    model.eval()
+    history.seconds = time.perf_counter() - begin
+    return history
+
+
+def _update(
+    model: StandaloneWorldModel,
+    rows: Rows,
+    starts: th.Tensor,
+    length: int,
+    optimizer: th.optim.Optimizer,
+    max_grad_norm: float | None,
+) -> dict[str, th.Tensor]:
+    """One gradient step. :return: the losses by name and their weighted ``"total"``, scalars"""
+    batch, numbers = rows.windows(starts, length)
+    states, losses, _ = model.loss(batch)
+    total = model.total_loss(losses)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = th.nn.utils.clip_grad_norm_(parameters, math.inf if max_grad_norm is None else max_grad_norm)
+    if bool(th.isfinite(norm)):  # else the step would spoil the weights for good
+        optimizer.step()
+        rows.keep_latents(numbers, states)
+    found = {name: loss.detach().mean() for name, loss in losses.items()}
+    return {**found, "total": total.detach()}
+
+
+@th.no_grad()
+def validation_losses(model: StandaloneWorldModel, rows: Rows) -> dict[str, float]:
+    """
+    :param model: in evaluation mode
+    :param rows: of episodes, each gone through from its start
+    :return: mean losses by name and their weighted ``"total"``
+    """
+    sums: dict[str, float] = {}
+    total_rows = 0.0
+    with _seeded(model.device, 0):  # the same samples every time
+        for chunk, found in episode_chunks(rows, model):
+            states, losses, _ = model.loss(chunk.batch)
+            found.append(states)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float((loss * chunk.valid).sum())
+            total_rows += float(chunk.valid.sum())
+    means = {name: value / total_rows for name, value in sums.items()}
+    return {**means, "total": sum(model.loss_scales[name] * value for name, value in means.items())}
+
+
+def _rows(model: StandaloneWorldModel, dataset: EpisodeDataset) -> Rows:
+    return Rows(dataset, model, model.observation_codec, model.action_codec)
+
+
+def check_dataset(model: StandaloneWorldModel, dataset: EpisodeDataset) -> None:
+    """
+    :param model: the model
+    :param dataset: what it is to see
+    :raises ValueError: it is empty, or of other spaces
+    """
+    if not hasattr(model, "observation_codec"):
+        name = type(model).__name__
+        raise ValueError(f"This {name} does not know its spaces: make it with {name}.from_spaces.")
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty.")
+    for name, ours, theirs in (
+        ("observation_space", model.observation_space, channels_first(dataset.observation_space)),
+        ("action_space", model.action_space, dataset.action_space),
+    ):
+        if ours != theirs:
+            raise ValueError(f"The data set's {name} is {theirs}, the model's {ours}: fit a model made for these spaces.")
+
+
+def _checked(
+    model: StandaloneWorldModel,
+    dataset: EpisodeDataset,
+    updates: int | None,
+    epochs: float | None,
+    validation: float | EpisodeDataset | None,
+    batch_size: int,
+    batch_length: int,
+    learning_rate: float,
+    seed: int | None,
+) -> tuple[EpisodeDataset, EpisodeDataset | None]:
+    """:return: what to learn from and what to judge by"""
+    check_dataset(model, dataset)
+    if updates is not None and epochs is not None:
+        raise ValueError("Give updates or epochs, not both.")
+    whole = dict(updates=updates, batch_size=batch_size, batch_length=batch_length)
+    for name, value in whole.items():
+        if value is not None and (value < 1 or value != int(value)):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    for name, number in dict(epochs=epochs, learning_rate=learning_rate).items():
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise ValueError(f"{name} must be positive, got {number!r}.")
+    if isinstance(validation, EpisodeDataset):
+        check_dataset(model, validation)
+        train, held_out = dataset, validation
+    elif validation is None:
+        train, held_out = dataset, None
+    elif dataset.n_episodes < 2:
+        warnings.warn("The data set has a single episode, none is left for validation: the last weights are kept.")
+        train, held_out = dataset, None
+    else:
+        train, held_out = dataset.split(validation, seed)
+    if len(train) < batch_length:
+        raise ValueError(
+            f"batch_length={batch_length} is longer than the {len(train)} rows there are to learn from: lower it, or collect "
+            "more steps."
+        )
+    return train, held_out
+
+
+class _seeded:
+    """Inside, torch's random numbers are those of a seed, and afterwards as they were; nothing if the seed is None."""
+
+    def __init__(self, device: th.device, seed: int | None) -> None:
+        devices = [device] if device.type == "cuda" else []
+        self._fork = th.random.fork_rng(devices, enabled=seed is not None)
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        if self._seed is not None:
+            th.manual_seed(self._seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self._fork.__exit__(*error)
+
+
+class _bar:
+    """A bar of tqdm's with the newest loss, or nothing."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        self.bar = None
+        if show:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit="update", desc="fit")
+
+    def __enter__(self) -> Callable[[int, float], None]:
+        return self._advance
+
+    def _advance(self, done: int, loss: float) -> None:
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+            self.bar.set_postfix(loss=f"{loss:.4g}")
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()

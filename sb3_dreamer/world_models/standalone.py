@@ -1,0 +1,361 @@
+"""What a user does with a world model alone: fit it to data, look at what it has understood, dream with it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecTransposeImage
+
+from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.common.plain_data import NotPlainError, decode, encode, name_classes
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, is_picture
+from sb3_dreamer.common.types import ImaginedRollout, LatentState
+from sb3_dreamer.common.world_model import Policy, WorldModel
+from sb3_dreamer.world_models.sizes import ModelSize
+from sb3_dreamer.world_models.trajectories import ImaginedTrajectory, actions_for_model, check_horizon, describe_rollout
+
+if TYPE_CHECKING:
+    from sb3_dreamer.world_models.dataset import EpisodeDataset
+    from sb3_dreamer.world_models.dream import DreamEnv, DreamVecEnv
+    from sb3_dreamer.world_models.evaluation import ModelEvaluation
+    from sb3_dreamer.world_models.fitting import FitHistory
+
+SelfModel = TypeVar("SelfModel", bound="StandaloneWorldModel")
+
+FORMAT = 1
+
+
+class StandaloneWorldModel(WorldModel):
+    """
+    A world model that knows the spaces of its environment, and so speaks of observations and actions as that does.
+    :meth:`from_spaces` makes one; the world model of a Dreamer (``model.world_model``) is one as well.
+    """
+
+    observation_codec: ObservationCodec
+    action_codec: ActionCodec
+    small_task_kwargs: ClassVar[dict[str, Any]] = {}
+    """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
+    _arguments: dict[str, Any]
+
+    # ---- making one
+
+    @classmethod
+    def from_spaces(
+        cls: type[SelfModel],
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        size: str | ModelSize = "small",
+        convolve: bool | None = None,
+        seed: int | None = None,
+        device: th.device | str = "cpu",
+        **kwargs: Any,
+    ) -> SelfModel:
+        """
+        :param observation_space: of the environment
+        :param action_space: of the environment
+        :param size: widths and depths, by name or as a ModelSize
+        :param convolve: see images with convolutions; None to do so where there are any of at least 16 by 16 pixels
+        :param seed: of the weights; None for torch's own random numbers
+        :param device: torch device
+        :param kwargs: further arguments of the class, over :attr:`small_task_kwargs`
+        :return: a model, not fitted yet
+        :raises ValueError: spaces that are not supported, or wrong arguments
+        """
+        observation_space = channels_first(observation_space)
+        if convolve is None:
+            parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+            convolve = any(is_picture(part) and min(part.shape[-2:]) >= 16 for part in parts)  # type: ignore[index]
+        observation_codec = ObservationCodec(observation_space, convolve)
+        action_codec = ActionCodec(action_space)
+        arguments = {**cls.small_task_kwargs, **kwargs}
+        with th.random.fork_rng(enabled=seed is not None):
+            if seed is not None:
+                th.manual_seed(seed)
+            model = cls(keys=observation_codec.keys, action_size=action_codec.size, size=size, **arguments)
+        model.attach(observation_codec, action_codec)
+        model._arguments = dict(
+            observation_space=observation_space, action_space=action_space, size=size, convolve=convolve, **arguments
+        )
+        return model.to(device).eval()
+
+    def attach(self, observation_codec: ObservationCodec, action_codec: ActionCodec) -> None:
+        """
+        :param observation_codec: of the environment, with the keys the model was made with
+        :param action_codec: of the environment
+        """
+        self.observation_codec, self.action_codec = observation_codec, action_codec
+
+    @property
+    def observation_space(self) -> spaces.Space:
+        """Of the environment, images channels first."""
+        return self.observation_codec.space
+
+    @property
+    def action_space(self) -> spaces.Space:
+        """Of the environment."""
+        return self.action_codec.space
+
+    @property
+    def device(self) -> th.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    # ---- looking
+
+    def _inputs(self, obs: Any) -> tuple[dict[str, th.Tensor], int, bool]:
+        """:return: tensors of one or of many observations, their number, and whether it was one without a batch axis"""
+        obs = self.observation_codec.transpose(obs)
+        single = not self.observation_codec.is_batch(obs)
+        found = self.observation_codec.find_invalid(obs)
+        if found is not None:
+            raise ValueError(f"observation {found[0]} has {found[2]} in key {found[1]!r}: {obs!r:.200}")
+        arrays = self.observation_codec.to_arrays(obs)
+        return self.observation_codec.to_tensors(arrays, self.device), len(next(iter(arrays.values()))), single
+
+    @th.no_grad()
+    def encode(
+        self,
+        obs: Any,
+        state: LatentState | None = None,
+        prev_action: Any = None,
+        deterministic: bool = True,
+        generator: th.Generator | None = None,
+    ) -> LatentState:
+        """
+        The latent states of observations: of each alone, as at an episode's start, or after a state and an action.
+
+        :param obs: one observation, or a batch of n
+        :param state: before, ``(n, ...)``
+        :param prev_action: that led from there to the observation, in the action space; needed with a state
+        :param deterministic: the modes, no samples
+        :param generator: where the samples' randomness comes from
+        :return: ``(n, ...)``, n = 1 for a single observation
+        :raises ValueError: shapes or values that do not match the spaces
+        """
+        inputs, n, single = self._inputs(obs)
+        if (state is None) != (prev_action is None):
+            raise ValueError("state and prev_action go together: give both, or neither at an episode's start.")
+        is_first = th.full((n,), float(state is None), device=self.device)
+        if state is None:
+            state, action = self.initial_state(n), th.zeros(n, self.action_codec.size, device=self.device)
+        else:
+            given = np.asarray(prev_action)[None] if single else np.asarray(prev_action)
+            action = actions_for_model(given[:, None], self.action_codec, n, 1, False, self.device)[:, 0]
+        return self.observe_step(inputs, action, is_first, state, deterministic, generator)
+
+    @th.no_grad()
+    def reconstruct(self, obs: Any) -> Any:
+        """
+        :param obs: one observation, or a batch
+        :return: what the model decodes from their states, same shapes (images channels first)
+        :raises ValueError: shapes or values that do not match the space
+        """
+        decoded = self.observation_codec.from_tensors(self.decode(self.encode(obs)))
+        if self.observation_codec.is_batch(self.observation_codec.transpose(obs)):
+            return decoded
+        return {name: part[0] for name, part in decoded.items()} if isinstance(decoded, dict) else decoded[0]
+
+    @overload
+    def imagine(
+        self,
+        policy_or_actions: Policy | th.Tensor,
+        state: LatentState,
+        horizon: int,
+        deterministic: bool | None = None,
+        generator: th.Generator | None = None,
+        /,
+    ) -> ImaginedRollout: ...
+
+    @overload
+    def imagine(
+        self,
+        policy_or_actions: Any,
+        state: np.ndarray,
+        horizon: int | None = None,
+        deterministic: bool | None = None,
+        generator: th.Generator | None = None,
+        /,
+    ) -> ImaginedTrajectory: ...
+
+    def imagine(
+        self,
+        policy_or_actions: Any,
+        state: Any,
+        horizon: int | None = None,
+        deterministic: bool | None = None,
+        generator: th.Generator | None = None,
+    ) -> Any:
+        """
+        Dream ahead without observations, in one of two ways:
+
+        - ``imagine(policy_or_actions, state, horizon)`` from latent states, with tensors, as :meth:`unroll`: samples by
+          default, gradients flow;
+        - ``imagine(obs, actions, horizon)`` from observations, each as at an episode's start, in the environment's units:
+          modes by default, numpy arrays.
+
+        :param policy_or_actions: the actor, or actions ``(N, H, A)``; or one observation, or a batch of n
+        :param state: where to start, ``(N, ...)``; or actions of the action space, ``(H, ...)`` or ``(n, H, ...)``
+        :param horizon: H; for observations, all of the actions if left out
+        :param deterministic: modes instead of samples
+        :param generator: where the samples' randomness comes from
+        :return: an ImaginedRollout; or an ImaginedTrajectory
+        :raises ValueError: shapes or values that do not match the spaces
+        """
+        if isinstance(state, LatentState):
+            assert horizon is not None
+            return self.unroll(policy_or_actions, state, horizon, bool(deterministic), generator)
+        return self._imagine_from(policy_or_actions, state, horizon, deterministic is not False, generator)
+
+    @th.no_grad()
+    def _imagine_from(
+        self, obs: Any, actions: Any, horizon: int | None, deterministic: bool, generator: th.Generator | None
+    ) -> ImaginedTrajectory:
+        _, n, single = self._inputs(obs)
+        actions = np.asarray(actions)
+        if horizon is None:
+            horizon = actions.shape[0 if single else 1] if actions.ndim > (0 if single else 1) else 0
+        horizon = check_horizon(horizon)
+        actions = actions[:horizon] if single else actions[:, :horizon]
+        plan = actions_for_model(actions, self.action_codec, n, horizon, single, self.device)
+        start = self.encode(obs, deterministic=deterministic, generator=generator)
+        rollout = self.unroll(plan, start, horizon, deterministic, generator)
+        trajectory = describe_rollout(self, rollout, self.observation_codec, self.action_codec)
+        return trajectory.first() if single else trajectory
+
+    @abstractmethod
+    def unroll(
+        self,
+        policy_or_actions: Policy | th.Tensor,
+        state: LatentState,
+        horizon: int,
+        deterministic: bool = False,
+        generator: th.Generator | None = None,
+    ) -> ImaginedRollout:
+        """
+        Dream ahead from latent states.
+
+        :param policy_or_actions: chooses the actions, or the actions themselves ``(N, H, A)``
+        :param state: where to start, ``(N, ...)``
+        :param horizon: H
+        :param deterministic: modes of the prior, no samples
+        :param generator: where the samples' randomness comes from, torch's own by default
+        :return: ``H + 1`` states and the ``H`` actions between them
+        """
+
+    # ---- learning, judging, dreaming
+
+    def fit(self, dataset: EpisodeDataset, updates: int | None = None, **kwargs: Any) -> FitHistory:
+        """
+        Learn from a data set; see :func:`~sb3_dreamer.world_models.fitting.fit`, which has the arguments.
+
+        :param dataset: episodes
+        :param updates: how many
+        :param kwargs: of ``fit``
+        :return: every loss along the way
+        """
+        from sb3_dreamer.world_models.fitting import fit
+
+        return fit(self, dataset, updates, **kwargs)
+
+    def evaluate(self, dataset: EpisodeDataset, **kwargs: Any) -> ModelEvaluation:
+        """
+        :param dataset: episodes the model has not learnt from
+        :param kwargs: of :func:`~sb3_dreamer.world_models.evaluation.evaluate_model`
+        :return: errors by output and horizon
+        """
+        from sb3_dreamer.world_models.evaluation import evaluate_model
+
+        return evaluate_model(self, dataset, **kwargs)
+
+    @overload
+    def as_env(self, starts: EpisodeDataset, n_envs: None = None, **kwargs: Any) -> DreamEnv: ...
+
+    @overload
+    def as_env(self, starts: EpisodeDataset, n_envs: int, **kwargs: Any) -> DreamVecEnv: ...
+
+    def as_env(self, starts: EpisodeDataset, n_envs: int | None = None, **kwargs: Any) -> DreamEnv | DreamVecEnv:
+        """
+        The dream as an environment: Gymnasium's, or an SB3 VecEnv of many dreams side by side, on the model's device.
+
+        :param starts: episodes whose observations dreams start with
+        :param n_envs: how many dreams; None for one, with Gymnasium's interface
+        :param kwargs: of :class:`~sb3_dreamer.world_models.dream.DreamVecEnv`
+        :return: the environment
+        """
+        from sb3_dreamer.world_models.dream import DreamEnv, DreamVecEnv
+
+        return DreamEnv(self, starts, **kwargs) if n_envs is None else DreamVecEnv(self, starts, n_envs, **kwargs)
+
+    # ---- files
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """
+        Write weights and arguments to one file, whole or not at all; no pickle of anything but tensors.
+
+        :param path: the file, ``.pt`` is added if it has no suffix
+        :raises ValueError: the model was not made by :meth:`from_spaces`, or has arguments that cannot be written (a module)
+        """
+        if not hasattr(self, "_arguments"):
+            raise ValueError("Only models made by from_spaces can be saved alone: save the Dreamer this one belongs to.")
+        try:
+            arguments = encode(self._arguments, name_classes([], [ModelSize]))
+        except NotPlainError as wrong:
+            raise ValueError(f"An argument of the model cannot be written to a file: {wrong}.") from wrong
+        header = json.dumps({"format": FORMAT, "class": type(self).__name__, "arguments": arguments})
+        content = {"header": header, "weights": self.state_dict()}
+        write_atomically(path, lambda temporary: th.save(content, temporary), ".pt")
+
+    @classmethod
+    def load(cls: type[SelfModel], path: str | pathlib.Path, device: th.device | str = "cpu") -> SelfModel:
+        """
+        :param path: written by :meth:`save`
+        :param device: torch device
+        :return: the model
+        :raises ValueError: the file is damaged or holds another class's model
+        """
+        path = pathlib.Path(path)
+        if not path.exists() and path.suffix == "":
+            path = path.with_suffix(".pt")
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}.")
+        try:
+            content = th.load(path, map_location=device, weights_only=True)
+            header = json.loads(content["header"])
+            arguments = decode(header["arguments"], name_classes([], [ModelSize]))
+            found, version = header["class"], header["format"]
+        except Exception as damage:
+            raise ValueError(f"{path} is no world model's file, or damaged ({type(damage).__name__}: {damage})") from damage
+        if version != FORMAT:
+            raise ValueError(f"{path} has the format {version}, this version reads {FORMAT}.")
+        kinds = {kind.__name__: kind for kind in _concrete(cls)}
+        if found not in kinds:
+            raise ValueError(f"{path} holds a {found}, not a {' or '.join(kinds)}.")
+        model = kinds[found].from_spaces(**arguments, device=device)
+        model.load_state_dict(content["weights"])
+        return model
+
+
+def _concrete(cls: type[Any]) -> list[type[Any]]:
+    """The class and all below it that can be made."""
+    below = [kind for child in cls.__subclasses__() for kind in _concrete(child)]
+    return [*([] if cls.__abstractmethods__ else [cls]), *below]
+
+
+def channels_first(space: spaces.Space) -> spaces.Space:
+    """
+    :param space: observations
+    :return: the same with images channels first, as SB3 shows them to models
+    """
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: channels_first(part) for name, part in space.spaces.items()})
+    if isinstance(space, spaces.Box) and len(space.shape) == 3 and is_picture(space):
+        if not is_image_space_channels_first(space):
+            return VecTransposeImage.transpose_space(space)
+    return space
