@@ -14,6 +14,9 @@ ARGUMENTS = {
     "custom_encoder.py": ["--total-timesteps", "210"],
     "imagine_and_plot.py": ["--total-timesteps", "220", "--out", "{out}"],
     "deploy_onnx.py": ["--total-timesteps", "210", "--out", "{out}"],
+    "world_models.py": ["--steps", "600", "--updates", "5", "--out", "{out}"],
+    "rssm_and_imagination.py": ["--steps", "600", "--updates", "5", "--out", "{out}"],
+    "train_in_a_dream.py": ["--steps", "200", "--updates", "5", "--dream-steps", "150", "--out", "{out}"],
     "dream_video.py": ["--total-timesteps", "202", "--out", "{out}"],
 }
 LEAVES = {
@@ -23,6 +26,9 @@ LEAVES = {
     "custom_encoder.py": [],
     "imagine_and_plot.py": ["dream.png", "open_loop_error.png"],
     "deploy_onnx.py": ["dreamer_pendulum.onnx"],
+    "world_models.py": ["train.npz", "world_models.png"],
+    "rssm_and_imagination.py": ["latent_space.png", "hidden_states.png", "open_loop.png"],
+    "train_in_a_dream.py": ["model.pt", "sac.zip"],
     "dream_video.py": ["dream.gif", "dream.png"],
 }
 

@@ -290,6 +290,8 @@ class ObservationCodec:
                 # what float32 cannot hold is infinite to the model
                 with np.errstate(over="ignore"):
                     good, what = np.isfinite(array.astype(np.float32, copy=False)), "NaN or infinity"
+            elif key.kind == "binary":
+                good, what = (array == 0) | (array == 1), "a bit that is neither 0 nor 1"
             else:
                 continue
             bad = ~good.reshape(-1, max(1, int(np.prod(key.shape)))).all(axis=1)

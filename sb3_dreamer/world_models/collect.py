@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_dreamer.common.preprocessing import ActionCodec
-from sb3_dreamer.world_models.dataset import EpisodeDataset, EpisodeRecorder
+from sb3_dreamer.world_models.dataset import SINGLE, EpisodeDataset, EpisodeRecorder
+from sb3_dreamer.world_models.trajectories import check_actions
+
+PATIENCE = 10_000
+"""Steps that episodes may take to end, if they are more than those asked for."""
 
 
 def collect(
-    env: gym.Env | str | Any,
+    env: gym.Env | VecEnv | str,
     policy: Any = None,
     n_steps: int = 5000,
     seed: int | None = None,
@@ -22,7 +29,8 @@ def collect(
     progress_bar: bool = False,
 ) -> EpisodeDataset:
     """
-    Act in an environment and keep what happened. The last episode is finished, so that the steps may be a few more.
+    Act in an environment and keep what happened. The last episode is finished, so that the steps may be a few more; one that
+    would go on for ever is cut off.
 
     :param env: an environment, its id, or an SB3 VecEnv
     :param policy: None for random actions, anything with SB3's ``predict`` (``PPO``, ``Dreamer`` ...), or a function of a
@@ -32,35 +40,37 @@ def collect(
     :param deterministic: for ``predict``
     :param progress_bar: show one
     :return: the episodes
-    :raises ValueError: n_steps is less than 1, or the policy is nothing that acts
+    :raises ValueError: n_steps is less than 1, the environment or the policy is none, actions are not in the action space
     """
     if n_steps < 1 or n_steps != int(n_steps):
         raise ValueError(f"n_steps must be a whole number of at least 1, got {n_steps!r}.")
     if not (policy is None or hasattr(policy, "predict") or callable(policy)):
         raise ValueError(f"policy must be None, a model with predict, or a function of an observation, got {policy!r:.100}.")
-    own = isinstance(env, str)
+    if not isinstance(env, str | gym.Env | VecEnv):
+        raise ValueError(f"env must be a Gymnasium environment, its id, or an SB3 VecEnv, got {env!r:.100}.")
     made: Any = gym.make(env) if isinstance(env, str) else env
-    single = not hasattr(made, "num_envs") or isinstance(made, gym.Env)
-    runner = _single_steps(made, seed) if single else _vec_env_steps(made, seed)
-    recorder = EpisodeRecorder(made.observation_space, made.action_space)
-    made.action_space.seed(seed)
-    chooser = _Chooser(policy, made.action_space, 1 if single else made.num_envs, deterministic)
+    several = isinstance(made, VecEnv)
+    runner = _vec_env_steps(made, seed) if several else _single_steps(made, seed)
     try:
+        recorder = EpisodeRecorder(made.observation_space, made.action_space)
+        made.action_space.seed(seed)
+        chooser = _Chooser(policy, made.action_space, made.num_envs if several else 1, deterministic)
+        most = n_steps + max(n_steps, PATIENCE)
         with _progress(n_steps, progress_bar) as advance:
             steps, observations = 0, next(runner)
             for stream, obs in enumerate(observations):
                 recorder.start(stream, obs)
             running = set(range(len(observations)))
-            while running:
+            while running and steps < most:
                 actions = chooser(observations)
                 results = runner.send(actions)
                 observations = [result[0] for result in results]
+                steps += len(running)
                 for stream, (obs, last, reward, terminated, truncated) in enumerate(results):
                     chooser.starts[stream] = terminated or truncated
                     if stream not in running:
                         continue
                     recorder.step(stream, actions[stream], last, reward, terminated, truncated)
-                    steps += 1
                     if terminated or truncated:
                         if steps >= n_steps:
                             running.discard(stream)
@@ -69,7 +79,7 @@ def collect(
                 advance(min(steps, n_steps))
     finally:
         runner.close()
-        if own:
+        if isinstance(env, str):
             made.close()
     return recorder.dataset()
 
@@ -79,6 +89,7 @@ class _Chooser:
 
     def __init__(self, policy: Any, space: spaces.Space, n: int, deterministic: bool) -> None:
         self.policy, self.space, self.deterministic = policy, space, deterministic
+        self.codec = ActionCodec(space)
         self.state: Any = None
         self.starts = np.ones(n, dtype=bool)
 
@@ -96,10 +107,15 @@ class _Chooser:
         return [self._within(action) for action in actions]
 
     def _within(self, action: Any) -> Any:
-        if isinstance(self.space, spaces.Box):
-            action = np.asarray(action, dtype=self.space.dtype)
-            return np.clip(action, self.space.low, self.space.high)
-        return int(action) if isinstance(self.space, spaces.Discrete) else np.asarray(action)
+        """A Box's actions are clipped, as SB3 does."""
+        action, space, shape = np.asarray(action), self.space, self.space.shape or ()
+        if action.shape != shape and not action.size == np.prod(shape) == 1:
+            raise ValueError(f"The policy's action has shape {action.shape}, those of {space} have {shape}.")
+        action = action.reshape(shape)
+        if isinstance(space, spaces.Box):
+            action = np.clip(action, space.low, space.high)
+        check_actions(action[None], self.codec)
+        return int(action) if isinstance(space, spaces.Discrete) else action.astype(space.dtype)
 
 
 def _single_steps(env: gym.Env, seed: int | None) -> Any:
@@ -108,7 +124,10 @@ def _single_steps(env: gym.Env, seed: int | None) -> Any:
     actions = yield [obs]
     while True:
         last, reward, terminated, truncated, _ = env.step(actions[0])
-        obs = env.reset()[0] if terminated or truncated else last
+        obs = last
+        if terminated or truncated:
+            last = copy.deepcopy(last)  # the environment may use its arrays again
+            obs, _ = env.reset()
         actions = yield [(obs, last, float(reward), bool(terminated), bool(truncated))]
 
 
@@ -131,8 +150,8 @@ def _vec_env_steps(env: Any, seed: int | None) -> Any:
 
 
 def _pick(obs: Any, i: int) -> Any:
-    """One of a batch, a copy, as a VecEnv may reuse its arrays."""
-    return {name: np.array(part[i]) for name, part in obs.items()} if isinstance(obs, dict) else np.array(obs[i])
+    """One of a batch."""
+    return {name: part[i] for name, part in obs.items()} if isinstance(obs, dict) else obs[i]
 
 
 class _progress:
@@ -160,7 +179,8 @@ class _progress:
 def from_replay_buffer(model: Any) -> EpisodeDataset:
     """
     :param model: an algorithm with a replay: Dreamer, or one of SB3's off-policy algorithms
-    :return: what its replay holds; episodes whose beginning was overwritten begin where the replay does
+    :return: what its replay holds; an episode whose beginning was overwritten begins where the replay does, one that a new
+        call of ``learn`` broke off is cut off there
     :raises ValueError: it has no replay, or an empty one
     """
     buffer = getattr(model, "replay_buffer", None)
@@ -184,14 +204,12 @@ def _sequence_rows(model: Any, recorder: EpisodeRecorder) -> int:
                 rows.observations[key.name] = stored + np.array(key.start).reshape(key.shape)
         for t in range(len(rows.rewards)):
             obs = {name: part[t] for name, part in rows.observations.items()}
-            shown: Any = obs if isinstance(model.observation_space, spaces.Dict) else obs["obs"]
+            shown: Any = obs if isinstance(model.observation_space, spaces.Dict) else obs[SINGLE]
             if t == 0 or rows.is_first[t]:
                 recorder.start(stream, shown)
             else:
-                cut = t + 1 < len(rows.rewards) and bool(rows.is_first[t + 1])  # by a new call of learn
-                terminal = bool(rows.is_terminal[t])
-                ended = bool(rows.is_last[t]) or cut
-                recorder.step(stream, actions[t - 1], shown, rows.rewards[t], terminal, ended and not terminal)
+                terminated, ended = bool(rows.is_terminal[t]), bool(rows.is_last[t])
+                recorder.step(stream, actions[t - 1], shown, rows.rewards[t], terminated, ended and not terminated)
             count += 1
     return count
 
@@ -202,31 +220,47 @@ def _transition_rows(model: Any, recorder: EpisodeRecorder) -> int:
     held = buffer.buffer_size if buffer.full else buffer.pos
     order = (np.arange(held) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
     overlapping = getattr(buffer, "optimize_memory_usage", False)
-    if overlapping and buffer.full:
-        order = order[1:]  # the slot at pos has no next observation of its own
+    if overlapping:
+        warnings.warn(
+            "A replay with optimize_memory_usage=True does not keep the observations at which episodes ended: the data set "
+            "has no terminations, and lacks the last step of every episode."
+        )
+        order = order[1:] if buffer.full else order  # the observation at pos is the newest one's next
+    elif not buffer.handle_timeout_termination:
+        warnings.warn("The replay has handle_timeout_termination=False: every end of an episode counts as its termination.")
     for stream in range(buffer.n_envs):
-        fresh = True
+        expected: Any = None  # where the episode goes on
         for slot in order:
-            if fresh:
-                recorder.start(stream, _slot(buffer.observations, slot, stream))
-            if overlapping:
-                after = _slot(buffer.observations, (slot + 1) % buffer.buffer_size, stream)
-            else:
-                after = _slot(buffer.next_observations, slot, stream)
+            obs = _slot(buffer.observations, slot, stream, model.observation_space)
+            if expected is None or not _equal(obs, expected):  # not equal: a new call of learn has reset the environment
+                recorder.start(stream, obs)
+            done, timeout = bool(buffer.dones[slot, stream]), bool(buffer.timeouts[slot, stream])
+            if overlapping and done:
+                expected = None
+                continue
+            following = buffer.observations if overlapping else buffer.next_observations
+            next_slot = (slot + 1) % buffer.buffer_size if overlapping else slot
+            after = _slot(following, next_slot, stream, model.observation_space)
             action = buffer.actions[slot, stream]
             if isinstance(space, spaces.Box):
                 action = np.clip(space.low + (action + 1.0) / 2.0 * (space.high - space.low), space.low, space.high)
             action = np.asarray(action).reshape(space.shape or ()).astype(space.dtype)
-            done, timeout = bool(buffer.dones[slot, stream]), bool(buffer.timeouts[slot, stream])
             recorder.step(stream, action, after, buffer.rewards[slot, stream], done and not timeout, done and timeout)
-            fresh = done
+            expected = None if done else after
     return int(held)
 
 
-def _slot(observations: Any, slot: int, stream: int) -> Any:
-    if isinstance(observations, dict):
-        return {name: part[slot, stream] for name, part in observations.items()}
-    return observations[slot, stream]
+def _slot(observations: Any, slot: int, stream: int, space: spaces.Space) -> Any:
+    """An observation as the space has it: SB3 keeps a choice as an array of one."""
+    if isinstance(space, spaces.Dict):
+        return {name: _slot(observations[name], slot, stream, part) for name, part in space.spaces.items()}
+    return observations[slot, stream].reshape(space.shape or ())
+
+
+def _equal(obs: Any, other: Any) -> bool:
+    if isinstance(obs, dict):
+        return all(np.array_equal(part, other[name]) for name, part in obs.items())
+    return np.array_equal(obs, other)
 
 
 def from_minari(dataset: Any) -> EpisodeDataset:
@@ -243,10 +277,10 @@ def from_minari(dataset: Any) -> EpisodeDataset:
             raise ImportError('from_minari("...") needs Minari: pip install minari.') from missing
         dataset = minari.load_dataset(dataset, download=True)
     recorder = EpisodeRecorder(dataset.observation_space, dataset.action_space)
-    for stream, episode in enumerate(dataset.iterate_episodes()):
-        recorder.start(stream, _pick(episode.observations, 0))
+    for episode in dataset.iterate_episodes():
+        recorder.start(0, _pick(episode.observations, 0))
         for t in range(len(episode.rewards)):
             obs = _pick(episode.observations, t + 1)
             ends = bool(episode.terminations[t]), bool(episode.truncations[t])
-            recorder.step(stream, episode.actions[t], obs, episode.rewards[t], *ends)
+            recorder.step(0, episode.actions[t], obs, episode.rewards[t], *ends)
     return recorder.dataset()

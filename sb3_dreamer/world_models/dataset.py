@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from gymnasium import spaces
 from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.common.plain_data import decode, encode
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
-from sb3_dreamer.world_models.trajectories import check_actions
+from sb3_dreamer.world_models.trajectories import find_outside
 
 FORMAT = 1
 FLAGS = ("is_first", "is_last", "is_terminal")
@@ -37,7 +36,8 @@ class EpisodeDataset:
     :param is_first: ``(N,)``
     :param is_last: ``(N,)``
     :param is_terminal: ``(N,)``, last and not truncated
-    :raises ValueError: arrays of other lengths or shapes than these, values no model can read, actions outside the space
+    :raises ValueError: arrays of other lengths or shapes than these, episodes without a step, values no model can read,
+        actions outside the space
     """
 
     observation_space: spaces.Space
@@ -50,38 +50,44 @@ class EpisodeDataset:
     is_terminal: np.ndarray
 
     def __post_init__(self) -> None:
-        n = len(self.rewards)
-        columns = {"actions": self.actions, "rewards": self.rewards, **{name: getattr(self, name) for name in FLAGS}}
-        columns.update({f"observations[{name!r}]": array for name, array in self.observations.items()})
-        wrong = {name: len(array) for name, array in columns.items() if len(array) != n}
-        if wrong:
-            raise ValueError(f"The data set's columns have {n} rewards, but other lengths: {wrong}.")
+        observation_codec, action_codec = ObservationCodec(self.observation_space), ActionCodec(self.action_space)
         parts = self.spaces_by_key()
         if set(parts) != set(self.observations):
             raise ValueError(f"observations has the keys {sorted(self.observations)}, the space {sorted(parts)}.")
-        shapes = {f"observations[{name!r}]": (self.observations[name], part.shape) for name, part in parts.items()}
-        for name, (array, shape) in {**shapes, "actions": (self.actions, self.action_space.shape)}.items():
-            if array.shape[1:] != (shape or ()):
-                raise ValueError(f"{name} has rows of shape {array.shape[1:]}, the space has {shape}.")
-        if n and (not self.is_first[0] or not self.is_last[-1]):
-            raise ValueError("The first row must be an episode's first and the last row an episode's last.")
-        if (self.is_first[1:] != self.is_last[:-1]).any():
-            raise ValueError("Every row after a last one must be a first one, and no other.")
-        self._check_values()
+        columns = {f"observations[{name!r}]": (self.observations[name], part.shape) for name, part in parts.items()}
+        columns["actions"] = self.actions, self.action_space.shape
+        columns.update({name: (getattr(self, name), ()) for name in ("rewards", *FLAGS)})
+        n = self.rewards.size
+        for name, (array, shape) in columns.items():
+            if array.shape != (n, *(shape or ())):
+                raise ValueError(f"{name} has the shape {array.shape}: {n} rewards and the space need {(n, *(shape or ()))}.")
+        self._check_borders()
+        self._check_values(observation_codec, action_codec)
 
-    def _check_values(self) -> None:
-        codec = ObservationCodec(self.observation_space)
-        for name, array in self.observations.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(1)))
-                raise ValueError(f"Row {row} has NaN or infinity in observations[{name!r}]: {array[row]!r:.200}")
-        found = codec.find_invalid(self.observations if codec.is_dict else self.observations[SINGLE])
+    def _check_borders(self) -> None:
+        first, last, terminal = (getattr(self, name).astype(bool) for name in FLAGS)
+        if len(first) and not (first[0] and last[-1]):
+            raise ValueError("The first row must be an episode's first and the last row an episode's last.")
+        if (first[1:] != last[:-1]).any():
+            raise ValueError("Every row after a last one must be a first one, and no other.")
+        for wrong, what in ((first & last, "an episode without a step"), (terminal & ~last, "terminal, but not last")):
+            if wrong.any():
+                raise ValueError(f"Row {wrong.argmax()} is {what}.")
+
+    def _check_values(self, observation_codec: ObservationCodec, action_codec: ActionCodec) -> None:
+        found = observation_codec.find_invalid(self.observations if observation_codec.is_dict else self.observations[SINGLE])
         if found is not None:
             raise ValueError(f"Row {found[0]} has {found[2]} in observations[{found[1]!r}].")
-        if not np.isfinite(self.rewards).all():
-            row = int(np.argmin(np.isfinite(self.rewards)))
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(self.rewards.astype(np.float32))
+        if not finite.all():
+            row = int(finite.argmin())
             raise ValueError(f"Row {row} has the reward {self.rewards[row]}: use finite rewards.")
-        check_actions(self.actions[~self.is_last.astype(bool)], ActionCodec(self.action_space))
+        acting = np.flatnonzero(~self.is_last.astype(bool))
+        outside = find_outside(self.actions[acting], action_codec)
+        if outside is not None:
+            row = int(acting[outside])
+            raise ValueError(f"Row {row} has {self.actions[row]!r:.200} in actions, which must lie in {self.action_space}.")
 
     def spaces_by_key(self) -> dict[str, spaces.Space]:
         """:return: the observation's parts by key"""
@@ -112,10 +118,11 @@ class EpisodeDataset:
 
     def episodes(self, which: Sequence[int] | np.ndarray) -> EpisodeDataset:
         """
-        :param which: numbers of episodes
+        :param which: numbers of episodes, or True and False for each
         :return: those alone, in that order
         """
-        bounds = self.bounds()[np.asarray(which, dtype=int)]
+        which = np.asarray(which)
+        bounds = self.bounds()[which if which.dtype == bool else which.astype(int)]
         rows = np.concatenate([np.arange(*pair) for pair in bounds]) if len(bounds) else np.zeros(0, dtype=int)
         columns = {name: getattr(self, name)[rows] for name in ("actions", "rewards", *FLAGS)}
         return replace(self, observations={name: array[rows] for name, array in self.observations.items()}, **columns)
@@ -173,6 +180,8 @@ class EpisodeDataset:
         path = pathlib.Path(path)
         if not path.exists() and path.suffix == "":
             path = path.with_suffix(".npz")
+        if not path.exists():
+            raise FileNotFoundError(f"There is no file {path}.")
         try:
             with np.load(path, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
@@ -185,8 +194,8 @@ class EpisodeDataset:
                     {name.removeprefix(prefix): file[name] for name in file.files if name.startswith(prefix)},
                     **{name: file[name] for name in ("actions", "rewards", *FLAGS)},
                 )
-        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as wrong:
-            raise ValueError(f"{path} is not a data set that can be loaded: {wrong}") from wrong
+        except Exception as wrong:  # damage shows itself in many ways
+            raise ValueError(f"{path} is not a data set that can be loaded ({type(wrong).__name__}: {wrong})") from wrong
 
 
 class EpisodeRecorder:
@@ -195,19 +204,27 @@ class EpisodeRecorder:
 
     :param observation_space: of the environment
     :param action_space: of the environment
+    :raises ValueError: spaces that are not supported
     """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        ObservationCodec(observation_space)  # refuse before there is anything to lose
+        ActionCodec(action_space)
         self.observation_space, self.action_space = observation_space, action_space
         self._open: dict[int, list[tuple[Any, Any, float]]] = {}
         self._episodes: list[tuple[list[tuple[Any, Any, float]], bool]] = []
 
     def start(self, stream: int, obs: Any) -> None:
         """
+        Begin an episode; one of the stream's that has not ended is cut off where it is, as by truncation.
+
         :param stream: any number
         :param obs: after a reset
         """
-        self._open[stream] = [(obs, None, 0.0)]
+        unfinished = self._open.pop(stream, [])
+        if len(unfinished) > 1:
+            self._episodes.append((unfinished, False))
+        self._open[stream] = [(_copy(obs), None, 0.0)]
 
     def step(self, stream: int, action: Any, obs: Any, reward: float, terminated: bool, truncated: bool) -> None:
         """
@@ -219,8 +236,8 @@ class EpisodeRecorder:
         :param truncated: Gymnasium's
         """
         rows = self._open[stream]
-        rows[-1] = (rows[-1][0], action, rows[-1][2])
-        rows.append((obs, None, float(reward)))
+        rows[-1] = (rows[-1][0], np.array(action), rows[-1][2])
+        rows.append((_copy(obs), None, float(reward)))
         if terminated or truncated:
             self._episodes.append((self._open.pop(stream), bool(terminated)))
 
@@ -253,3 +270,8 @@ class EpisodeRecorder:
             is_last,
             is_terminal,
         )
+
+
+def _copy(obs: Any) -> Any:
+    """An environment may use its arrays again."""
+    return {name: np.array(part) for name, part in obs.items()} if isinstance(obs, dict) else np.array(obs)

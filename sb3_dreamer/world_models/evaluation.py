@@ -75,10 +75,16 @@ class ModelEvaluation:
         """
         :param field: of :class:`Score`
         :param horizon: one of those evaluated
-        :return: root mean square (of ``rmse`` and ``nrmse``), or mean, over the observation's outputs
+        :return: root mean square (of ``rmse`` and ``nrmse``), or mean, over those of the observation's outputs that have the
+            number, NaN if none has
+        :raises KeyError: the horizon was not evaluated
         """
         found = [s for s in self.scores if s.horizon == horizon and s.output not in (REWARD, CONTINUE)]
-        values = np.array([getattr(score, field) for score in found], dtype=float)
+        if not found:
+            raise KeyError(f"no score at horizon {horizon}: there are {sorted({s.horizon for s in self.scores})}")
+        values = np.array([value for score in found if not math.isnan(value := getattr(score, field))])
+        if len(values) == 0:
+            return math.nan
         return float(np.sqrt(np.mean(values**2)) if "rmse" in field else np.mean(values))
 
     def table(self) -> str:
@@ -140,9 +146,10 @@ def evaluate_model(
     """
     check_dataset(model, dataset)
     horizons = sorted({check_horizon(horizon) for horizon in horizons})
-    if not horizons or context < 1 or max_starts < 1 or likelihood_samples < 0:
+    whole = all(number % 1 == 0 for number in (context, max_starts, likelihood_samples))
+    if not horizons or not whole or context < 1 or max_starts < 1 or likelihood_samples < 0:
         raise ValueError(
-            "horizons must not be empty, context and max_starts at least 1, likelihood_samples at least 0, got "
+            "horizons must not be empty, context and max_starts at least 1, likelihood_samples at least 0, whole numbers, got "
             f"{list(horizons)}, {context}, {max_starts}, {likelihood_samples}."
         )
     model.eval()
@@ -197,15 +204,12 @@ def _scores(model: StandaloneWorldModel, rows: Rows, final: LatentState, starts:
         else:
             accuracy = (math.nan, math.nan) if key.kind == "image" else _accuracies(key, prediction, truth, whole)
             scores.append(_score(key.name, horizon, prediction, truth, before, whole, accuracy))
-    reward = rows.reward
-    scores.append(_score(REWARD, horizon, model.predict_reward(final), reward[ends], reward[starts], reward))
-    goes_on = 1.0 - rows.is_terminal[ends]
+    reward, follows = rows.reward, rows.is_first == 0  # first rows have no reward, and never end an episode
+    scores.append(_score(REWARD, horizon, model.predict_reward(final), reward[ends], reward[starts], reward[follows]))
+    goes_on = 1.0 - rows.is_terminal
     probability = continue_probability(model, model.predict_discount(final))
-    right = ((probability > 0.5) == (goes_on > 0.5)).float().mean()
-    base = th.maximum(goes_on.mean(), 1 - goes_on.mean())
-    accuracy = float(right), float(base)
-    ones = th.ones_like(goes_on)
-    scores.append(_score(CONTINUE, horizon, probability, goes_on, ones, 1.0 - rows.is_terminal, accuracy))
+    accuracy = _binary_accuracies(probability, goes_on[ends], goes_on[follows])
+    scores.append(_score(CONTINUE, horizon, probability, goes_on[ends], goes_on[starts], goes_on[follows], accuracy))
     return scores
 
 
@@ -223,9 +227,9 @@ def _score(
     def rms(error: th.Tensor) -> float:
         return float(error.square().mean().sqrt())
 
-    spread = float((whole - whole.mean(0)).square().mean().sqrt())
+    spread = float(whole.var(0, correction=0).mean().sqrt())
     error = rms(prediction - truth)
-    if spread < 1e-8:  # constant: nothing to explain
+    if spread <= 1e-6 * rms(whole):  # constant: nothing to explain
         nan = math.nan
         return Score(output, horizon, len(truth), error, nan, nan, nan, nan, *accuracy)
     of_mean, of_no_change = rms(truth - whole.mean(0)) / spread, rms(before - truth) / spread
@@ -236,8 +240,7 @@ def _score(
 def _accuracies(key: ObservationKey, prediction: th.Tensor, truth: th.Tensor, whole: th.Tensor) -> tuple[float, float]:
     """Of the most probable values, and of the most frequent ones."""
     if key.kind == "binary":
-        right, frequent = (prediction > 0.5) == (truth > 0.5), (whole.mean(0) > 0.5) == (truth > 0.5)
-        return float(right.float().mean()), float(frequent.float().mean())
+        return _binary_accuracies(prediction, truth, whole)
     pieces = [part.split(list(key.classes), dim=-1) for part in (prediction, truth, whole)]
     shares: list[th.Tensor] = []
     bases: list[th.Tensor] = []
@@ -245,6 +248,11 @@ def _accuracies(key: ObservationKey, prediction: th.Tensor, truth: th.Tensor, wh
         shares.append((predicted.argmax(-1) == true.argmax(-1)).float().mean())
         bases.append((seen.mean(0).argmax() == true.argmax(-1)).float().mean())
     return float(th.stack(shares).mean()), float(th.stack(bases).mean())
+
+
+def _binary_accuracies(probability: th.Tensor, truth: th.Tensor, whole: th.Tensor) -> tuple[float, float]:
+    right, frequent = (probability > 0.5) == (truth > 0.5), (whole.mean(0) > 0.5) == (truth > 0.5)
+    return float(right.float().mean()), float(frequent.float().mean())
 
 
 # ---- likelihood

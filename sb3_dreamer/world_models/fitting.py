@@ -56,7 +56,7 @@ def fit(
     learning_rate: float = 1e-3,
     max_grad_norm: float | None = 100.0,
     eval_every: int | None = None,
-    patience: int | None = 5,
+    patience: int | None = 10,
     checkpoint: str | pathlib.Path | None = None,
     progress_bar: bool = False,
     seed: int | None = 0,
@@ -86,14 +86,21 @@ def fit(
     :raises ValueError: spaces that are not the model's, episodes that are too short, arguments that cannot work
     :raises FloatingPointError: the loss became NaN or infinite; the model has the best weights so far
     """
-    train, held_out = _checked(model, dataset, updates, epochs, validation, batch_size, batch_length, learning_rate, seed)
+    if updates is not None and epochs is not None:
+        raise ValueError("Give updates or epochs, not both.")
+    whole = dict(updates=updates, batch_size=batch_size, batch_length=batch_length, eval_every=eval_every, patience=patience)
+    _check_numbers(whole, dict(epochs=epochs, learning_rate=learning_rate, max_grad_norm=max_grad_norm))
+    check_dataset(model, dataset)
+    if checkpoint is not None:
+        model.file_header()  # an error now is better than after the first updates
+    batch_size, batch_length = int(batch_size), int(batch_length)
+    train, held_out = _split(model, dataset, validation, batch_length, seed)
     rows = _rows(model, train)
     validation_rows = None if held_out is None else _rows(model, held_out)
     if updates is None:
         updates = max(1, math.ceil((50 if epochs is None else epochs) * len(rows) / (batch_size * batch_length)))
+    updates = int(updates)
     every = max(1, updates // 20) if eval_every is None else eval_every
-    if every < 1 or (patience is not None and patience < 1):
-        raise ValueError(f"eval_every and patience must be at least 1, got {eval_every} and {patience}.")
 
     model.update_statistics(rows.obs, rows.reward)
     optimizer = th.optim.Adam(model.parameters(), lr=learning_rate, eps=1e-6, fused=True)
@@ -206,33 +213,30 @@ def check_dataset(model: StandaloneWorldModel, dataset: EpisodeDataset) -> None:
             raise ValueError(f"The data set's {name} is {theirs}, the model's {ours}: fit a model made for these spaces.")
 
 
-def _checked(
+def _check_numbers(whole: dict[str, int | None], positive: dict[str, float | None]) -> None:
+    for name, value in whole.items():
+        if value is not None and not (value >= 1 and value % 1 == 0):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    for name, number in positive.items():
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise ValueError(f"{name} must be positive, got {number!r}.")
+
+
+def _split(
     model: StandaloneWorldModel,
     dataset: EpisodeDataset,
-    updates: int | None,
-    epochs: float | None,
     validation: float | EpisodeDataset | None,
-    batch_size: int,
     batch_length: int,
-    learning_rate: float,
     seed: int | None,
 ) -> tuple[EpisodeDataset, EpisodeDataset | None]:
     """:return: what to learn from and what to judge by"""
-    check_dataset(model, dataset)
-    if updates is not None and epochs is not None:
-        raise ValueError("Give updates or epochs, not both.")
-    whole = dict(updates=updates, batch_size=batch_size, batch_length=batch_length)
-    for name, value in whole.items():
-        if value is not None and (value < 1 or value != int(value)):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    for name, number in dict(epochs=epochs, learning_rate=learning_rate).items():
-        if number is not None and not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name} must be positive, got {number!r}.")
     if isinstance(validation, EpisodeDataset):
         check_dataset(model, validation)
         train, held_out = dataset, validation
     elif validation is None:
         train, held_out = dataset, None
+    elif not 0 < validation < 1:
+        raise ValueError(f"validation must be episodes, a share between 0 and 1, or None, got {validation!r}.")
     elif dataset.n_episodes < 2:
         warnings.warn("The data set has a single episode, none is left for validation: the last weights are kept.")
         train, held_out = dataset, None

@@ -13,6 +13,9 @@ from sb3_dreamer.common.types import LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import WorldModel
 from sb3_dreamer.world_models.dataset import FLAGS, SINGLE, EpisodeDataset
 
+PIECE_BYTES = 2**27
+"""Of a piece's observations as floats, at most: networks make several times as much of them."""
+
 
 class Rows:
     """
@@ -97,8 +100,8 @@ class Chunk:
 
 def episode_chunks(rows: Rows, model: WorldModel, length: int = 64) -> Iterator[tuple[Chunk, list[LatentState]]]:
     """
-    Go through whole episodes side by side, a piece at a time, each from the state where the one before ended. The caller
-    appends the states found for the piece, ``(E, T, ...)``, to the list that comes with it.
+    Go through whole episodes, as many side by side as memory allows, a piece at a time, each from the state where the one
+    before ended. The caller appends the states found for the piece, ``(E, T, ...)``, to the list that comes with it.
 
     :param rows: the data
     :param model: gives the state before the first rows
@@ -106,16 +109,18 @@ def episode_chunks(rows: Rows, model: WorldModel, length: int = 64) -> Iterator[
     :return: pieces
     """
     device = rows.reward.device
-    first, end = (th.as_tensor(column, device=device) for column in rows.bounds.T)
-    state = model.initial_state(len(first))
-    for offset in range(0, int((end - first).max()), length):
-        count = min(length, int((end - first).max()) - offset)
-        numbers = first[:, None] + offset + th.arange(count, device=device)
-        valid = numbers < end[:, None]
-        numbers = th.minimum(numbers, end[:, None] - 1)  # whatever stands there is not valid
-        found: list[LatentState] = []
-        yield Chunk(rows.batch(numbers, state), numbers, valid.float()), found
-        state = found[0].map(lambda part: part[:, -1])
+    line_bytes = 4 * length * sum(part[0].numel() for part in rows.obs.values())
+    most = max(1, PIECE_BYTES // line_bytes)
+    for group in range(0, len(rows.bounds), most):
+        first, end = (th.as_tensor(column, device=device) for column in rows.bounds[group : group + most].T)
+        state, longest = model.initial_state(len(first)), int((end - first).max())
+        for offset in range(0, longest, length):
+            numbers = first[:, None] + th.arange(offset, min(offset + length, longest), device=device)
+            valid = numbers < end[:, None]
+            numbers = th.minimum(numbers, end[:, None] - 1)  # whatever stands there is not valid
+            found: list[LatentState] = []
+            yield Chunk(rows.batch(numbers, state), numbers, valid.float()), found
+            state = found[0].map(lambda part: part[:, -1])
 
 
 @th.no_grad()

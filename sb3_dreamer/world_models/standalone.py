@@ -146,8 +146,14 @@ class StandaloneWorldModel(WorldModel):
         if state is None:
             state, action = self.initial_state(n), th.zeros(n, self.action_codec.size, device=self.device)
         else:
-            given = np.asarray(prev_action)[None] if single else np.asarray(prev_action)
-            action = actions_for_model(given[:, None], self.action_codec, n, 1, False, self.device)[:, 0]
+            given, shape = np.asarray(prev_action), self.action_space.shape or ()
+            expected = shape if single else (n, *shape)
+            if given.shape != expected or len(state.deter) != n:
+                raise ValueError(
+                    f"prev_action has shape {given.shape} and state {len(state.deter)} rows, but "
+                    f"{'one observation needs' if single else f'{n} observations need'} {expected} and {n}."
+                )
+            action = actions_for_model(given.reshape(n, 1, *shape), self.action_codec, n, 1, False, self.device)[:, 0]
         return self.observe_step(inputs, action, is_first, state, deterministic, generator)
 
     @th.no_grad()
@@ -302,15 +308,21 @@ class StandaloneWorldModel(WorldModel):
         :param path: the file, ``.pt`` is added if it has no suffix
         :raises ValueError: the model was not made by :meth:`from_spaces`, or has arguments that cannot be written (a module)
         """
+        content = {"header": self.file_header(), "weights": self.state_dict()}
+        write_atomically(path, lambda temporary: th.save(content, temporary), ".pt")
+
+    def file_header(self) -> str:
+        """
+        :return: what a file says beside the weights, JSON
+        :raises ValueError: as :meth:`save`
+        """
         if not hasattr(self, "_arguments"):
             raise ValueError("Only models made by from_spaces can be saved alone: save the Dreamer this one belongs to.")
         try:
             arguments = encode(self._arguments, name_classes([], [ModelSize]))
         except NotPlainError as wrong:
             raise ValueError(f"An argument of the model cannot be written to a file: {wrong}.") from wrong
-        header = json.dumps({"format": FORMAT, "class": type(self).__name__, "arguments": arguments})
-        content = {"header": header, "weights": self.state_dict()}
-        write_atomically(path, lambda temporary: th.save(content, temporary), ".pt")
+        return json.dumps({"format": FORMAT, "class": type(self).__name__, "arguments": arguments})
 
     @classmethod
     def load(cls: type[SelfModel], path: str | pathlib.Path, device: th.device | str = "cpu") -> SelfModel:
@@ -337,8 +349,11 @@ class StandaloneWorldModel(WorldModel):
         kinds = {kind.__name__: kind for kind in _concrete(cls)}
         if found not in kinds:
             raise ValueError(f"{path} holds a {found}, not a {' or '.join(kinds)}.")
-        model = kinds[found].from_spaces(**arguments, device=device)
-        model.load_state_dict(content["weights"])
+        try:
+            model = kinds[found].from_spaces(**arguments, device=device)
+            model.load_state_dict(content["weights"])
+        except Exception as wrong:
+            raise ValueError(f"{path} does not fit this version's {found} ({type(wrong).__name__}: {wrong})") from wrong
         return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,13 +104,25 @@ def check_actions(actions: np.ndarray, codec: ActionCodec) -> None:
     :param codec: of the environment
     :raises ValueError: one is not in the action space
     """
+    found = find_outside(actions, codec)
+    if found is not None:
+        raise ValueError(f"actions must lie in {codec.space}, got {actions[found]!r:.200} (number {found}).")
+
+
+def find_outside(actions: np.ndarray, codec: ActionCodec) -> int | None:
+    """
+    :param actions: ``(n, ...)``
+    :param codec: of the environment
+    :return: number of the first that is not in the action space (a Box's bounds may be passed by a rounding error: SB3's
+        scaling of actions does so), None if all are
+    """
     space = codec.space
+    actions = actions.reshape(len(actions), math.prod(space.shape or ()))
     if isinstance(space, spaces.Box):
-        inside = (actions >= space.low) & (actions <= space.high)  # NaN is not
+        low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
+        slack = 1e-6 * (np.abs(low) + np.abs(high))
+        inside = (actions >= low - slack) & (actions <= high + slack)  # NaN is not
     else:
-        classes, start = np.array(codec.classes), codec.start
-        choices = actions.reshape(len(actions), -1)
-        inside = (choices == np.rint(choices)) & (choices >= start) & (choices < start + classes)
-    bad = np.flatnonzero(~inside.reshape(len(actions), -1).all(axis=1))
-    if len(bad):
-        raise ValueError(f"actions must lie in {space}, got {actions[bad[0]]!r:.200} (number {bad[0]}).")
+        inside = (actions == np.rint(actions)) & (actions >= codec.start) & (actions < codec.start + np.array(codec.classes))
+    outside = ~inside.all(axis=1)
+    return int(outside.argmax()) if outside.any() else None

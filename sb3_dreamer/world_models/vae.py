@@ -44,7 +44,7 @@ class VAEWorldModel(MarkovWorldModel):
     :param normalize_obs: ``"symlog"``, ``"running"`` (mean and standard deviation of all observations) or ``"none"``
     :param norm: ``"rms"`` or ``"layer"``
     :param min_std: smallest standard deviation of latents
-    :param free_nats: KL of the dynamics below which nothing is to gain (Gaussian dynamics)
+    :param free_nats: KL of the dynamics below which nothing is to gain (Gaussian dynamics, joint)
     :param reconstruction_scale: weight of every observation key but images
     :param image_scale: weight of images
     :param dynamics_scale: weight of the dynamics' loss
@@ -58,7 +58,8 @@ class VAEWorldModel(MarkovWorldModel):
     small_task_kwargs: ClassVar[dict[str, Any]] = dict(
         normalize_obs="running",
         norm="layer",
-        reconstruction_scale=10.0,
+        reconstruction_scale=300.0,  # all that the dynamics know of the state goes through the latents' noise
+        beta=0.1,
         reward_scale=10.0,
         continue_scale=10.0,
         strided=True,
@@ -77,8 +78,8 @@ class VAEWorldModel(MarkovWorldModel):
         unroll_steps: int = 5,
         normalize_obs: Scaling = "symlog",
         norm: Norm = "rms",
-        min_std: float = 0.01,
-        free_nats: float = 0.0,
+        min_std: float = 0.1,
+        free_nats: float = 1.0,
         reconstruction_scale: float = 1.0,
         image_scale: float = 1.0,
         dynamics_scale: float = 1.0,
@@ -97,7 +98,7 @@ class VAEWorldModel(MarkovWorldModel):
         latents = GaussianLatents(latent_size, min_std)
         prior = latents if dynamics == "gaussian" else Certain()
         super().__init__(action_size, latent_size, sizes, gamma, norm, unroll_steps, latents, prior)
-        self.latents, self.joint, self.free_nats = latents, joint, free_nats
+        self.latents, self.joint, self.free_nats = latents, joint, free_nats if joint else 0.0
         self.gaussian = dynamics == "gaussian"
         self.observation_model = ObservationModel(
             keys, 0, latent_size, sizes.units, sizes.layers, norm, normalize_obs, sizes.depth, 1, strided, encoder
