@@ -39,8 +39,8 @@ for kind in (MLPWorldModel, VAEWorldModel, RSSM):
     name = kind.__name__
     reached = [horizon for horizon in horizons if horizon not in found.skipped_horizons]
     errors = [found.mean("nrmse", horizon) for horizon in reached]
-    print(f"{name:14} ({history.seconds:.0f} s) one-step R² {found.mean('r2', 1):.4f}, reward R² "
-          f"{found.get('reward', 1).r2:.4f}; {reached[-1]} steps ahead {errors[-1]:.2f} standard deviations wrong")  # fmt: skip
+    print(f"{name:14} ({history.seconds:.0f} s) one-step R² {found.mean('r2', 1):.4f}, of the reward "
+          f"{found.get('reward', 1).r2:.4f}; {reached[-1]} steps ahead {errors[-1]:.2f} standard deviations off")  # fmt: skip
     axes[0].plot(history.updates, history.validation["reward"], label=name)
     axes[1].plot(reached, errors, "o-", label=name)
     dream = model.imagine(test.observations["obs"][0], test.actions[:60])

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from sb3_dreamer import Dreamer
+from sb3_dreamer.world_models.__main__ import build_parser as world_models_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,8 +22,29 @@ def test_code_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caps
     code = [text for language, text in BLOCKS if language == "python"]
     assert len(code) >= 2
     for text in code:  # one after the other, as one reads them; shorter
-        exec(compile(text.replace("2_000", "220"), "README.md", "exec"), names)
+        exec(compile(shortened(text), "README.md", "exec"), names)
     assert names["dream"].rewards.shape == (15,)
+
+
+def shortened(code: str) -> str:
+    """The same with fewer steps and updates."""
+    steps = (("20_000", "220"), ("updates=2_000", "updates=4"), ("2_000", "220"), ("5_000", "600"), ("5000", "600"))
+    for long, short in steps:
+        code = code.replace(long, short)
+    return code.replace("updates=2000", "updates=4")
+
+
+def test_code_of_the_page_on_world_models_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "world_models.md").read_text(), flags=re.S)
+    names: dict = {"env": "envs:ContinuousPendulum-v0"}
+    for text in (text for language, text in blocks if language == "python"):
+        exec(compile(shortened(text), "world_models.md", "exec"), names)
+    assert names["dream"].rewards.shape == (20,) and (tmp_path / "pendulum.pt").exists()
+    commands = [shlex.split(line) for language, text in blocks if language == "bash" for line in text.strip().splitlines()]
+    for program in commands:
+        assert program[:3] == ["python", "-m", "sb3_dreamer.world_models"]
+        assert world_models_parser().parse_args(program[3:]).out == "runs/world_model"
 
 
 def test_commands_are_the_programs_own() -> None:

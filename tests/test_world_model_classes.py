@@ -65,8 +65,9 @@ def test_saved_and_loaded_it_acts_the_same(name: str, trusted: bool, tmp_path: p
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_resuming_is_never_having_stopped(name: str, tmp_path: pathlib.Path) -> None:
-    import envs
     from stable_baselines3.common.env_util import make_vec_env
+
+    import envs
 
     whole = make(name, make_vec_env("envs:ContinuousPendulum-v0", seed=0)).learn(90)
     env = make_vec_env("envs:ContinuousPendulum-v0", seed=0)

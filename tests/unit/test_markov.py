@@ -181,7 +181,7 @@ def test_changes_are_predicted_in_units_of_their_deviation() -> None:
     assert th.allclose(model.changes.deviation(), changes.std(0, unbiased=False), rtol=1e-4)
     model.eval()
     before = model.changes.deviation()
-    _, losses, _ = model.loss(walk(batch=2, length=40))
+    model.loss(walk(batch=2, length=40))
     assert th.equal(model.changes.deviation(), before)  # judging changes nothing
     x, action = th.randn(3, 2), th.rand(3, 2)
     output = model.dynamics(th.cat([x, action], -1))
