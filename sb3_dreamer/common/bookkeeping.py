@@ -6,7 +6,8 @@ import glob
 import os
 import pathlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,23 @@ def process_runs(pid: str) -> bool:
     except (ValueError, OSError):
         pass
     return True
+
+
+@contextmanager
+def seeded(device: th.device, seed: int | None) -> Iterator[None]:
+    """
+    Inside, torch's random numbers are those of a seed; afterwards they go on as if nothing had been.
+
+    :param device: whose random numbers are used, beside the processor's
+    :param seed: the seed; None to leave them alone
+    """
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with th.random.fork_rng(devices):
+        th.default_generator.manual_seed(seed)
+        for each in devices:
+            with th.cuda.device(each):
+                th.cuda.manual_seed(seed)
+        yield

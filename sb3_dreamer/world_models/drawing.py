@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,20 +114,6 @@ def pick_episode(model: StandaloneWorldModel, dataset: EpisodeDataset, episode: 
     if episode != int(episode) or not 0 <= episode < n:
         raise ValueError(f"episode must be a whole number from 0 to {n - 1}: the data set has {n}; got {episode!r}.")
     return dataset.episodes([episode])
-
-
-@contextlib.contextmanager
-def looking(model: StandaloneWorldModel) -> Iterator[None]:
-    """Inside, the model evaluates with random numbers of a fixed seed; afterwards it and the random numbers are as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with th.no_grad(), th.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            th.manual_seed(0)
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def filtered(model: StandaloneWorldModel, dataset: EpisodeDataset) -> tuple[Rows, LatentState]:

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.fitting import check_dataset
-from sb3_dreamer.world_models.rows import Rows, filter_episodes
+from sb3_dreamer.world_models.rows import Rows, filter_episodes, looking
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import actions_for_model, continue_probability
 
@@ -61,8 +61,7 @@ class DreamVecEnv(VecEnv):
         rows = Rows(starts, model, model.observation_codec, model.action_codec)
         wanted = starts.is_first if start_from == "first" else ~starts.is_last.astype(bool)
         chosen = th.as_tensor(np.flatnonzero(wanted), device=model.device)
-        with th.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            th.manual_seed(0 if seed is None else seed)
+        with looking(model, 0 if seed is None else seed):
             self._starts = filter_episodes(rows, model).map(lambda part: part[chosen])
         self._generator = th.Generator(model.device)
         self.seed(seed)

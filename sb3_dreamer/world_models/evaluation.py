@@ -17,7 +17,7 @@ from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.fitting import check_dataset
-from sb3_dreamer.world_models.rows import Rows, filter_episodes
+from sb3_dreamer.world_models.rows import Rows, filter_episodes, looking
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import check_horizon, continue_probability
 
@@ -119,7 +119,6 @@ def _show(value: Any) -> str:
     return str(value)
 
 
-@th.no_grad()
 def evaluate_model(
     model: StandaloneWorldModel,
     dataset: EpisodeDataset,
@@ -152,13 +151,11 @@ def evaluate_model(
             "horizons must not be empty, context and max_starts at least 1, likelihood_samples at least 0, whole numbers, got "
             f"{list(horizons)}, {context}, {max_starts}, {likelihood_samples}."
         )
-    model.eval()
     rows = Rows(dataset, model, model.observation_codec, model.action_codec)
     scores: list[Score] = []
     likelihood: dict[int, float] = {}
     skipped: list[int] = []
-    with th.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-        th.manual_seed(seed)
+    with looking(model, seed):
         states = filter_episodes(rows, model)
         density = Likelihood(likelihood_samples)
         for horizon in horizons:

@@ -22,7 +22,6 @@ from sb3_dreamer.world_models.drawing import (
     grid,
     legend,
     log_scale,
-    looking,
     new_figure,
     pick_episode,
     spread,
@@ -32,6 +31,7 @@ from sb3_dreamer.world_models.drawing import (
 from sb3_dreamer.world_models.evaluation import CONTINUE, REWARD, ModelEvaluation
 from sb3_dreamer.world_models.fitting import FitHistory, check_dataset
 from sb3_dreamer.world_models.observations import ObservationModel
+from sb3_dreamer.world_models.rows import looking
 from sb3_dreamer.world_models.rssm import RSSM
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import check_horizon

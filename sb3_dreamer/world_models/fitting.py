@@ -13,9 +13,11 @@ from typing import Any
 
 import torch as th
 
+from sb3_dreamer.common.bookkeeping import seeded
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.rows import Rows, episode_chunks
-from sb3_dreamer.world_models.standalone import StandaloneWorldModel, channels_first
+from sb3_dreamer.world_models.standalone import StandaloneWorldModel
+from sb3_dreamer.world_models.trajectories import channels_first
 
 
 @dataclass
@@ -108,7 +110,7 @@ def fit(
     history, best, since, begin = FitHistory(), math.inf, 0, time.perf_counter()
     kept = copy.deepcopy(model.state_dict())
     sums: dict[str, th.Tensor] = {}
-    with _seeded(model.device, seed), _bar(updates, progress_bar) as advance:
+    with seeded(model.device, seed), _bar(updates, progress_bar) as advance:
         places = len(rows) - batch_length + 1  # anywhere: windows cross the borders of episodes, as in a replay
         for update in range(1, updates + 1):
             model.train()
@@ -179,7 +181,7 @@ def validation_losses(model: StandaloneWorldModel, rows: Rows) -> dict[str, floa
     """
     sums: dict[str, float] = {}
     total_rows = 0.0
-    with _seeded(model.device, 0):  # the same samples every time
+    with seeded(model.device, 0):  # the same samples every time
         for chunk, found in episode_chunks(rows, model):
             states, losses, _ = model.loss(chunk.batch)
             found.append(states)
@@ -248,23 +250,6 @@ def _split(
             "more steps."
         )
     return train, held_out
-
-
-class _seeded:
-    """Inside, torch's random numbers are those of a seed, and afterwards as they were; nothing if the seed is None."""
-
-    def __init__(self, device: th.device, seed: int | None) -> None:
-        devices = [device] if device.type == "cuda" else []
-        self._fork = th.random.fork_rng(devices, enabled=seed is not None)
-        self._seed = seed
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        if self._seed is not None:
-            th.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
 
 
 class _bar:

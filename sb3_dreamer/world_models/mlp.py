@@ -109,10 +109,10 @@ class ObservationState(th.nn.Module):
 
 class MLPWorldModel(MarkovWorldModel):
     """
-    ``x_{t+1} = x_t + σ_Δ f(x_t, a_t)``: one network predicts how the scaled observation changes, in units of the standard
-    deviation of its changes so far (Nagabandi et al. 2018, https://arxiv.org/abs/1708.02596). Numbers are certain, choices and
-    bits have probabilities. There is no latent space and nothing to reconstruct: :meth:`decode` gives the state back in the
-    observations' units.
+    ``x_{t+1} = x_t + μ_Δ + σ_Δ f(x_t, a_t)``: one network predicts how the scaled observation changes, with mean and standard
+    deviation of its changes so far as origin and unit (Nagabandi et al. 2018, https://arxiv.org/abs/1708.02596). Numbers are
+    certain, choices and bits have probabilities. There is no latent space and nothing to reconstruct: :meth:`decode` gives the
+    state back in the observations' units.
 
     :param keys: the observation's parts; images are refused
     :param action_size: A
@@ -175,7 +175,7 @@ class MLPWorldModel(MarkovWorldModel):
     def transition(self, x: th.Tensor, action: th.Tensor) -> th.Tensor:
         output = self.dynamics(th.cat([x, action], dim=-1)).float()
         numbers = self.layout.parts[0]
-        changed = (x[..., :numbers] + self.changes.deviation() * output[..., :numbers]).clamp(-LIMIT, LIMIT)
+        changed = (x[..., :numbers] + self.changes.inverse(output[..., :numbers])).clamp(-LIMIT, LIMIT)
         return th.cat([changed, output[..., numbers:]], dim=-1)
 
     def divergence(self, predicted: th.Tensor, target: th.Tensor) -> th.Tensor:

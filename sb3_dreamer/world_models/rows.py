@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch as th
 
+from sb3_dreamer.common.bookkeeping import seeded
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.common.types import LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import WorldModel
@@ -137,3 +139,22 @@ def filter_episodes(rows: Rows, model: WorldModel) -> LatentState:
         rows.latents.deter[chunk.rows[inside]] = states.deter[inside]
         rows.latents.stoch[chunk.rows[inside]] = states.stoch[inside]
     return rows.latents
+
+
+@contextmanager
+def looking(model: WorldModel, seed: int = 0) -> Iterator[None]:
+    """
+    Inside, the model evaluates without gradients, with random numbers of a seed; afterwards it and the random numbers are as
+    before.
+
+    :param model: the model
+    :param seed: of the random numbers
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with th.no_grad(), seeded(next(model.parameters()).device, seed):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space_channels_first
-from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.common.bookkeeping import seeded, write_atomically
 from sb3_dreamer.common.plain_data import NotPlainError, decode, encode, name_classes
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, is_picture
 from sb3_dreamer.common.types import ImaginedRollout, LatentState
 from sb3_dreamer.common.world_model import Policy, WorldModel
 from sb3_dreamer.world_models.sizes import ModelSize
-from sb3_dreamer.world_models.trajectories import ImaginedTrajectory, actions_for_model, check_horizon, describe_rollout
+from sb3_dreamer.world_models.trajectories import (
+    ImaginedTrajectory,
+    actions_for_model,
+    channels_first,
+    check_horizon,
+    describe_rollout,
+)
 
 if TYPE_CHECKING:
     from sb3_dreamer.world_models.dataset import EpisodeDataset
@@ -75,9 +79,7 @@ class StandaloneWorldModel(WorldModel):
         observation_codec = ObservationCodec(observation_space, convolve)
         action_codec = ActionCodec(action_space)
         arguments = {**cls.small_task_kwargs, **kwargs}
-        with th.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                th.manual_seed(seed)
+        with seeded(th.device("cpu"), seed):
             model = cls(keys=observation_codec.keys, action_size=action_codec.size, size=size, **arguments)
         model.attach(observation_codec, action_codec)
         model._arguments = dict(
@@ -361,16 +363,3 @@ def _concrete(cls: type[Any]) -> list[type[Any]]:
     """The class and all below it that can be made."""
     below = [kind for child in cls.__subclasses__() for kind in _concrete(child)]
     return [*([] if cls.__abstractmethods__ else [cls]), *below]
-
-
-def channels_first(space: spaces.Space) -> spaces.Space:
-    """
-    :param space: observations
-    :return: the same with images channels first, as SB3 shows them to models
-    """
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({name: channels_first(part) for name, part in space.spaces.items()})
-    if isinstance(space, spaces.Box) and len(space.shape) == 3 and is_picture(space):
-        if not is_image_space_channels_first(space):
-            return VecTransposeImage.transpose_space(space)
-    return space

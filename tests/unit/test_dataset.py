@@ -188,6 +188,7 @@ def test_files_that_are_something_else(tmp_path: pathlib.Path) -> None:
         (dict(rewards=None), "rewards"),
         ({"observations/obs": None}, "observations has the keys"),
         (dict(actions=np.full((5, 1), 9.0)), "Row 0 has array"),
+        (dict(actions=np.array([[print]] * 5)), "Object arrays cannot be loaded"),  # a pickle may run anything
     ):
         np.savez(path, **{name: array for name, array in {**good, **changes}.items() if array is not None})
         with pytest.raises(ValueError, match=f"(?s)other.npz is not a data set that can be loaded.*{message}"):

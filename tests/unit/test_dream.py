@@ -43,9 +43,9 @@ DATA = random_data(BOX, ACTION, [4, 6, 3])
 MIXED_DATA = random_data(MIXED, spaces.Discrete(3, start=-1), [2, 3])
 
 
-def make(data: EpisodeDataset = DATA, ends: float = -20.0, kind: type = RSSM) -> Any:
+def make(data: EpisodeDataset = DATA, ends: float = -20.0, kind: type = RSSM, **kwargs: Any) -> Any:
     """A model whose heads say something; ``ends``: log-odds that a dream ends at a step."""
-    model = kind.from_spaces(data.observation_space, data.action_space, size="debug", seed=0)
+    model = kind.from_spaces(data.observation_space, data.action_space, size="debug", seed=0, **kwargs)
     th.manual_seed(0)
     with th.no_grad():
         model.reward_head.out.weight.normal_()
@@ -165,6 +165,9 @@ def test_dreams_terminate_as_often_as_the_model_says() -> None:
         assert dones.mean() == pytest.approx(1 - goes_on if share is None else share, abs=0.04)
         assert all(infos[i]["TimeLimit.truncated"] is False for i in np.flatnonzero(dones))
     assert goes_on == pytest.approx(0.5 / model.gamma)  # not discounted
+    env = make(ends=-np.log(0.8 / 0.2), gamma=0.8).as_env(DATA, 500, seed=0)
+    env.reset()
+    assert not env.step(actions_of(env))[2].any()  # its head has learnt that all goes on: discount and no end
     for ends in (0.1, -0.1):  # the more probable of the two
         env = make(ends=ends).as_env(DATA, 50, deterministic=True)
         env.reset()
@@ -227,6 +230,11 @@ def test_observations_lie_in_their_space_and_have_its_types() -> None:
         obs, _, dones, infos = env.step(np.arange(20) % 3 - 1)
         assert all(space.contains(infos[i]["terminal_observation"]) for i in np.flatnonzero(dones))
     assert obs["count"].min() == 0 and obs["count"].max() == 9 and set(obs["turn"]) <= {4, 5, 6}
+    counts = model.observation_model.outputs[1]  # after the bits
+    with th.no_grad():
+        counts.weight.zero_()
+        counts.bias.copy_(th.tensor([2.7, 40.0]))
+    assert env.reset()["count"].tolist() == [[3, 9]] * 20  # rounded and clipped
     assert make().as_env(DATA, 2).observation_space == BOX
 
 

@@ -250,6 +250,17 @@ def test_a_loss_that_is_not_finite_is_an_error_and_leaves_the_weights_of_before(
     assert all(th.isfinite(value).all() for value in after.values()) and all(th.equal(after[n], before[n]) for n in names)
 
 
+def test_an_update_keeps_the_states_it_has_found() -> None:
+    """A later window that begins in the middle of an episode starts from them."""
+    model = make(RSSM)
+    table = rows_of(DATA, model)
+    _update(model.train(), table, th.tensor([0, 20]), 5, th.optim.SGD(model.parameters(), lr=1e-3), 100.0)
+    assert th.where(table.latents.stoch.abs().sum(1) > 0)[0].tolist() == [0, 1, 2, 3, 4, 20, 21, 22, 23, 24]
+    assert not table.latents.deter.requires_grad
+    batch, _ = table.windows(th.tensor([5]), 3)
+    assert th.equal(batch.initial.feat[0], table.latents.feat[4]) and batch.is_first[0, 0] == 0
+
+
 def test_a_gradient_that_is_not_finite_takes_no_step() -> None:
     model = make()
     table = rows_of(DATA, model)

@@ -180,12 +180,26 @@ def test_changes_are_predicted_in_units_of_their_deviation() -> None:
     changes = (x[:, 1:] - x[:, :-1])[kept]
     assert th.allclose(model.changes.deviation(), changes.std(0, unbiased=False), rtol=1e-4)
     model.eval()
-    before = model.changes.deviation()
+    before, mean = model.changes.deviation(), model.changes.mean.float()
+    assert th.allclose(mean, changes.mean(0), atol=1e-6)
     model.loss(walk(batch=2, length=40))
     assert th.equal(model.changes.deviation(), before)  # judging changes nothing
     x, action = th.randn(3, 2), th.rand(3, 2)
     output = model.dynamics(th.cat([x, action], -1))
-    assert th.allclose(model.transition(x, action), x + before * output, atol=1e-6)
+    assert th.allclose(model.transition(x, action), x + mean + before * output, atol=1e-6)
+
+
+def test_a_clock_is_predicted_exactly() -> None:
+    """What changes at a constant rate has no deviation to measure changes with, but their mean."""
+    model = MLPWorldModel(KEYS, 2, SMALL, normalize_obs="none").train()
+    batch = walk(batch=8)
+    clock = th.arange(9.0).expand(8, 9)
+    batch = dataclasses.replace(batch, obs={"obs": th.stack([clock, 0.1 * clock], -1)})
+    model.loss(batch)
+    model.eval()
+    start = model.observe(batch).map(lambda part: part[:, 0])
+    dream = model.imagine(batch.prev_action[:, 1:], start, 8, True)
+    assert th.allclose(dream.states.stoch[:, -1], batch.obs["obs"][:, -1], atol=1e-2)
 
 
 def test_choices_and_bits_are_drawn_from_their_probabilities() -> None:

@@ -31,6 +31,7 @@ def make(kind: type = RSSM, space: spaces.Space = BOX, action_space: spaces.Spac
     th.manual_seed(0)
     with th.no_grad():
         model.reward_head.out.weight.normal_()
+        model.reward_head.out.bias.fill_(0.5)
     return model
 
 
