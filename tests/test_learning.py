@@ -6,6 +6,7 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer.world_models import RSSM, MLPWorldModel, StandaloneWorldModel, VAEWorldModel, collect
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,23 @@ def test_pendulum_is_swung_up_within_1500_steps() -> None:
 def test_pendulum_without_velocity_needs_memory_and_gets_it() -> None:
     task = "envs:ContinuousPendulumNoVelocity-v0"
     assert evaluate(Dreamer("MlpPolicy", task, seed=0, device="cpu").learn(2500), task) > -300
+
+
+@pytest.mark.parametrize("world_model_class", [MLPWorldModel, VAEWorldModel])
+def test_agents_with_models_without_memory_swing_up_what_they_see(world_model_class: type[StandaloneWorldModel]) -> None:
+    task, policy_kwargs = "envs:ContinuousPendulum-v0", dict(world_model_class=world_model_class)
+    model = Dreamer("MlpPolicy", task, policy_kwargs=policy_kwargs, seed=0, device="cpu").learn(1500)
+    assert evaluate(model, task) > -250
+
+
+@pytest.mark.parametrize("world_model_class", [MLPWorldModel, VAEWorldModel, RSSM])
+def test_models_alone_understand_the_pendulum(world_model_class: type[StandaloneWorldModel]) -> None:
+    train, test = (collect("envs:ContinuousPendulum-v0", None, steps, seed=steps) for steps in (3000, 1000))
+    model = world_model_class.from_spaces(train.observation_space, train.action_space, size="toy", seed=0)
+    model.fit(train, updates=600)
+    found = model.evaluate(test, horizons=(1, 10), likelihood_samples=0)
+    assert found.mean("r2", 1) > 0.98 and found.get("reward", 1).r2 > 0.95
+    assert found.mean("nrmse", 10) < 0.3 < found.mean("no_change_nrmse", 10)
 
 
 def test_discrete_actions_learn_the_sequence() -> None:

@@ -67,6 +67,8 @@ class RSSM(StandaloneWorldModel):
         reward_head="squared",  # smooth in the state, which gradients through the dynamics need
     )
 
+    alone_kwargs: ClassVar[dict[str, Any]] = dict(reconstruction_scale=100.0, reward_scale=100.0)
+
     def __init__(
         self,
         keys: Sequence[ObservationKey],

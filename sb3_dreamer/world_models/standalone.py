@@ -46,6 +46,8 @@ class StandaloneWorldModel(WorldModel):
     action_codec: ActionCodec
     small_task_kwargs: ClassVar[dict[str, Any]] = {}
     """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
+    alone_kwargs: ClassVar[dict[str, Any]] = {}
+    """Further ones of :meth:`from_spaces`, where no agent shares what the model learns from."""
     _arguments: dict[str, Any]
 
     # ---- making one
@@ -68,7 +70,7 @@ class StandaloneWorldModel(WorldModel):
         :param convolve: see images with convolutions; None to do so where there are any of at least 16 by 16 pixels
         :param seed: of the weights; None for torch's own random numbers
         :param device: torch device
-        :param kwargs: further arguments of the class, over :attr:`small_task_kwargs`
+        :param kwargs: further arguments of the class, over :attr:`small_task_kwargs` and :attr:`alone_kwargs`
         :return: a model, not fitted yet
         :raises ValueError: spaces that are not supported, or wrong arguments
         """
@@ -78,7 +80,7 @@ class StandaloneWorldModel(WorldModel):
             convolve = any(is_picture(part) and min(part.shape[-2:]) >= 16 for part in parts)  # type: ignore[index]
         observation_codec = ObservationCodec(observation_space, convolve)
         action_codec = ActionCodec(action_space)
-        arguments = {**cls.small_task_kwargs, **kwargs}
+        arguments = {**cls.small_task_kwargs, **cls.alone_kwargs, **kwargs}
         with seeded(th.device("cpu"), seed):
             model = cls(keys=observation_codec.keys, action_size=action_codec.size, size=size, **arguments)
         model.attach(observation_codec, action_codec)
