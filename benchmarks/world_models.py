@@ -143,7 +143,7 @@ def memory(seed: int) -> list[Line]:
     test = collect("SequenceMemory-v0", None, 40 * 50, seed + TEST_SEED)
     lines = []
     for name in ("RSSM, Gaussian", "RSSM, categorical", "VAE", "MLP"):
-        model, seconds = fitted(name, train, seed)
+        model, seconds = fitted(name, train, seed, updates=4000, learning_rate=2e-3)
         found = model.evaluate(test, horizons=(1, 10), context=5, likelihood_samples=0)
         lines.append(
             dict(

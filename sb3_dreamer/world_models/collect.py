@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_dreamer.common.preprocessing import ActionCodec
 from sb3_dreamer.world_models.dataset import SINGLE, EpisodeDataset, EpisodeRecorder
+from sb3_dreamer.world_models.progress import ProgressBar
 from sb3_dreamer.world_models.trajectories import check_actions
 
 PATIENCE = 10_000
@@ -56,7 +56,7 @@ def collect(
         made.action_space.seed(seed)
         chooser = _Chooser(policy, made.action_space, made.num_envs if several else 1, deterministic)
         most = n_steps + max(n_steps, PATIENCE)
-        with _progress(n_steps, progress_bar) as advance:
+        with ProgressBar(n_steps, "step", "collect", progress_bar) as bar:
             steps, observations = 0, next(runner)
             for stream, obs in enumerate(observations):
                 recorder.start(stream, obs)
@@ -76,7 +76,7 @@ def collect(
                             running.discard(stream)
                         else:
                             recorder.start(stream, obs)
-                advance(min(steps, n_steps))
+                bar.show(min(steps, n_steps))
     finally:
         runner.close()
         if isinstance(env, str):
@@ -152,28 +152,6 @@ def _vec_env_steps(env: Any, seed: int | None) -> Any:
 def _pick(obs: Any, i: int) -> Any:
     """One of a batch."""
     return {name: part[i] for name, part in obs.items()} if isinstance(obs, dict) else obs[i]
-
-
-class _progress:
-    """A bar of tqdm's, or nothing."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self.bar = None
-        if show:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, unit="step", desc="collect")
-
-    def __enter__(self) -> Callable[[int], None]:
-        return self._advance
-
-    def _advance(self, done: int) -> None:
-        if self.bar is not None:
-            self.bar.update(done - self.bar.n)
-
-    def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def from_replay_buffer(model: Any) -> EpisodeDataset:

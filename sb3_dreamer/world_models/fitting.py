@@ -7,14 +7,13 @@ import math
 import pathlib
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch as th
 
 from sb3_dreamer.common.bookkeeping import seeded
 from sb3_dreamer.world_models.dataset import EpisodeDataset
+from sb3_dreamer.world_models.progress import ProgressBar
 from sb3_dreamer.world_models.rows import Rows, episode_chunks
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import channels_first
@@ -110,7 +109,7 @@ def fit(
     history, best, since, begin = FitHistory(), math.inf, 0, time.perf_counter()
     kept = copy.deepcopy(model.state_dict())
     sums: dict[str, th.Tensor] = {}
-    with seeded(model.device, seed), _bar(updates, progress_bar) as advance:
+    with seeded(model.device, seed), ProgressBar(updates, "update", "fit", progress_bar) as bar:
         places = len(rows) - batch_length + 1  # anywhere: windows cross the borders of episodes, as in a replay
         for update in range(1, updates + 1):
             model.train()
@@ -133,7 +132,7 @@ def fit(
                     "at the scale of the data. The model has the best weights so far."
                 )
             history.add(update, found, judged)
-            advance(update, judged.get("total", found["total"]))
+            bar.show(update, loss=judged.get("total", found["total"]))
             since += 1
             if validation_rows is None or judged["total"] < best:
                 best, since, kept = judged.get("total", math.inf), 0, copy.deepcopy(model.state_dict())
@@ -250,26 +249,3 @@ def _split(
             "more steps."
         )
     return train, held_out
-
-
-class _bar:
-    """A bar of tqdm's with the newest loss, or nothing."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self.bar = None
-        if show:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, unit="update", desc="fit")
-
-    def __enter__(self) -> Callable[[int, float], None]:
-        return self._advance
-
-    def _advance(self, done: int, loss: float) -> None:
-        if self.bar is not None:
-            self.bar.update(done - self.bar.n)
-            self.bar.set_postfix(loss=f"{loss:.4g}")
-
-    def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
