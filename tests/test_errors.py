@@ -36,6 +36,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(actor_gradient="backprop"), "actor_gradient must be 'auto'"),
     (dict(ent_coef=-0.1), "ent_coef must be"),
     (dict(ent_coef="some"), "ent_coef must be"),
+    (dict(train_ratio_decay=0, train_ratio_steps=0), "leaves nothing to train"),
     (dict(imagination_horizon=0), "imagination_horizon"),
     (dict(imagination_starts=0), "imagination_starts"),
     (dict(return_lambda=2.0), "return_lambda"),

@@ -46,6 +46,8 @@ def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> Non
     check_numbers(model, real=("train_ratio_decay",), whole=("train_ratio_steps",), minimum=0)
     if model.train_ratio_decay > 1:
         raise ValueError(f"train_ratio_decay is a share of train_ratio and must be at most 1, got {model.train_ratio_decay}.")
+    if model.train_ratio_decay == model.train_ratio_steps == 0:
+        raise ValueError("train_ratio_decay=0 with train_ratio_steps=0 leaves nothing to train: raise one of them.")
     if not 0 < model.gamma <= 1:
         raise ValueError(f"gamma must lie in (0, 1], got {model.gamma}.")
     unknown = set(model.replay_buffer_kwargs or {}) - {"storage_path"}
