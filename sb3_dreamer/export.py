@@ -196,7 +196,8 @@ class ActingStep(nn.Module):
             obs, prev_action, episode_start, LatentState(deter, stoch), deterministic=True
         )
         action = self.policy.choose_action(state, deterministic=True, evaluation=True)
-        return self._to_env(action), state.deter, state.stoch, action
+        # a model without a memory does not read it, and the exporter leaves out what is not read
+        return self._to_env(action), state.deter + 0.0 * deter, state.stoch, action
 
     def _to_env(self, action: th.Tensor) -> th.Tensor:
         """:meth:`ActionCodec.to_env`."""

@@ -24,6 +24,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from sb3_dreamer import Dreamer, __version__, onnx_policy
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
 from sb3_dreamer.export import ExportError, OnnxPolicy, export_onnx, verify_onnx
+from sb3_dreamer.world_models import MLPWorldModel, VAEWorldModel
 
 NUMBERS = spaces.Box(-np.inf, np.inf, (3,))
 TORQUES = spaces.Box(-2, 2, (2,))
@@ -125,6 +126,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "images_published": dict(obs_space=IMAGE, cls=CnnPolicy, world_model_kwargs=dict(strided=False, norm="rms")),
     "images_tiny": dict(obs_space=spaces.Box(0, 255, (5, 6), np.uint8), cls=CnnPolicy),
     "images_of_floats": dict(obs_space=spaces.Box(0, 1, (3, 16, 16)), cls=CnnPolicy, normalize_images=False),
+    "vae": dict(world_model_class=VAEWorldModel),
+    "vae_images": dict(world_model_class=VAEWorldModel, obs_space=IMAGE, cls=CnnPolicy),
+    "mlp": dict(world_model_class=MLPWorldModel, size="toy"),
+    "mlp_choices": dict(world_model_class=MLPWorldModel, obs_space=spaces.MultiDiscrete([2, 4], start=[1, -1])),
     "dictionary": dict(obs_space=EVERYTHING, cls=MultiInputPolicy, action_space=ACTIONS["multi_discrete"]),
 }
 

@@ -157,7 +157,8 @@ def _pick(obs: Any, i: int) -> Any:
 def from_replay_buffer(model: Any) -> EpisodeDataset:
     """
     :param model: an algorithm with a replay: Dreamer, or one of SB3's off-policy algorithms
-    :return: what its replay holds; an episode whose beginning was overwritten begins where the replay does, one that a new
+    :return: what its replay holds, as the environment gave it (below a ``VecNormalize``, the model itself sees normalised
+        observations); an episode whose beginning was overwritten begins where the replay does, one that a new
         call of ``learn`` broke off is cut off there
     :raises ValueError: it has no replay, or an empty one
     """
