@@ -294,9 +294,7 @@ def test_images() -> None:
     model = VAEWorldModel(keys, 1, SMALL, strided=True)
     batch = walk(batch=2, length=3)
     images = th.randint(0, 256, (2, 3, 3, 16, 16)).to(th.uint8)
-    batch = dataclasses.replace(
-        batch, obs={"picture": images}, prev_action=th.zeros(2, 3, 1), initial=model.initial_state(2)
-    )
+    batch = dataclasses.replace(batch, obs={"picture": images}, prev_action=th.zeros(2, 3, 1), initial=model.initial_state(2))
     states, losses, _ = model.loss(batch)
     decoded = model.decode(states)["picture"]
     assert decoded.shape == images.shape and 0 <= decoded.min() and decoded.max() <= 255
