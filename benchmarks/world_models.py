@@ -89,7 +89,7 @@ def errors(found: ModelEvaluation, horizons: Sequence[int]) -> Line:
     """:return: means over the observation's numbers, of the reward, and likelihoods"""
     line: Line = {"r2_1": found.mean("r2", 1), "reward_r2_1": found.get("reward", 1).r2}
     line.update({f"nrmse_{horizon}": found.mean("nrmse", horizon) for horizon in horizons})
-    line.update({f"nats_{horizon}": found.log_likelihood[horizon] for horizon in horizons})
+    line.update({f"nats_{horizon}": found.log_likelihood[horizon].model for horizon in horizons})
     return line
 
 

@@ -157,7 +157,7 @@ def test_arguments_of_another_class_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["vae", "mlp"])
-def test_compiled_and_in_bfloat16(name: str) -> None:
+def test_in_bfloat16(name: str) -> None:
     kwargs = dict(size="debug", precision="bf16", **CLASSES[name])
     model = tiny_dreamer(policy_kwargs=kwargs).learn(60)
     assert model._n_updates > 0 and model._skipped_updates == 0

@@ -19,6 +19,7 @@ from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.world_models import figures
 from sb3_dreamer.world_models.collect import collect
 from sb3_dreamer.world_models.dataset import EpisodeDataset
+from sb3_dreamer.world_models.fitting import check_dataset
 from sb3_dreamer.world_models.mlp import MLPWorldModel
 from sb3_dreamer.world_models.rssm import RSSM
 from sb3_dreamer.world_models.sizes import SIZES
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--updates", type=int, default=3000, metavar="N", help="gradient steps (default: 3000)")
     command("evaluate", "judge a fitted model on fresh random episodes")
     add = command("dream", "train an algorithm of SB3's in the dream, score it in the real environment")
-    add("--agent", default="sac", choices=AGENTS, help="default: sac")
+    add("--agent", default=None, choices=AGENTS, help="default: sac, or ppo where actions are discrete")
     add("--agent-steps", type=int, default=20_000, metavar="N", help="steps in the dream (default: 20000)")
     add("--dreams", type=int, default=8, metavar="N", help="dreams side by side (default: 8)")
     add("--dream-steps", type=int, default=50, metavar="N", help="length of a dream (default: 50)")
@@ -118,20 +119,29 @@ def dream(args: argparse.Namespace, out: Path) -> None:
     import stable_baselines3
 
     model, train = StandaloneWorldModel.load(out / MODEL, args.device), EpisodeDataset.load(out / TRAIN)
+    at_random = collect(args.env, None, args.steps, args.seed + 20_000)
+    check_dataset(model, at_random)  # before hours of training for another environment
+    continuous = isinstance(model.action_space, gym.spaces.Box)
+    name = args.agent or ("sac" if continuous else "ppo")
+    if (name in ("sac", "td3") and not continuous) or (name == "dqn" and continuous):
+        raise ValueError(f"--agent {name} cannot act in {model.action_space}: use ppo or a2c.")
     dreams = model.as_env(train, args.dreams, max_episode_steps=args.dream_steps, start_from="any", seed=args.seed)
-    kwargs = dict(learning_rate=1e-3, gradient_steps=-1) if args.agent in ("sac", "td3", "dqn") else {}
+    kwargs: dict[str, Any] = {}
+    if name in ("sac", "td3", "dqn"):
+        kwargs = dict(learning_rate=1e-3, gradient_steps=-1)
+    elif name == "ppo":  # rollouts that fit in the steps there are
+        kwargs = dict(n_steps=max(2, min(2048, args.agent_steps // (4 * args.dreams))))
     if any(key.kind == "image" for key in model.observation_codec.keys):
         policy = "CnnPolicy" if not model.observation_codec.is_dict else "MultiInputPolicy"
     else:
         policy = "MultiInputPolicy" if model.observation_codec.is_dict else "MlpPolicy"
-    agent = getattr(stable_baselines3, args.agent.upper())(policy, dreams, seed=args.seed, device=args.device, **kwargs)
+    agent = getattr(stable_baselines3, name.upper())(policy, dreams, seed=args.seed, device=args.device, **kwargs)
     agent.learn(args.agent_steps, progress_bar=True)
-    agent.save(out / f"{args.agent}.zip")
+    agent.save(out / f"{name}.zip")
     returns = collect(args.env, agent, args.steps, args.seed + 20_000, deterministic=True).episode_returns()
-    at_random = collect(args.env, None, args.steps, args.seed + 20_000).episode_returns()
     print(
-        f"{args.agent} trained in the dream: {returns.mean():.1f} a real episode (worst {returns.min():.1f}, {len(returns)} "
-        f"episodes); at random: {at_random.mean():.1f}. {out / f'{args.agent}.zip'}"
+        f"{name} trained in the dream: {returns.mean():.1f} a real episode (worst {returns.min():.1f}, {len(returns)} "
+        f"episodes); at random: {at_random.episode_returns().mean():.1f}. {out / f'{name}.zip'}"
     )
 
 
@@ -162,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             judge(StandaloneWorldModel.load(out / MODEL, args.device), test, out)
         else:
             dream(args, out)
-    except (ValueError, OSError, ImportError, gym.error.Error) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

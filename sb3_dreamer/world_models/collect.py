@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_dreamer.common.preprocessing import ActionCodec
 from sb3_dreamer.world_models.dataset import SINGLE, EpisodeDataset, EpisodeRecorder
@@ -40,7 +40,8 @@ def collect(
     :param deterministic: for ``predict``
     :param progress_bar: show one
     :return: the episodes
-    :raises ValueError: n_steps is less than 1, the environment or the policy is none, actions are not in the action space
+    :raises ValueError: n_steps is less than 1, the environment or the policy is none, or one below a ``VecNormalize``, actions
+        are not in the action space
     """
     if n_steps < 1 or n_steps != int(n_steps):
         raise ValueError(f"n_steps must be a whole number of at least 1, got {n_steps!r}.")
@@ -48,6 +49,12 @@ def collect(
         raise ValueError(f"policy must be None, a model with predict, or a function of an observation, got {policy!r:.100}.")
     if not isinstance(env, str | gym.Env | VecEnv):
         raise ValueError(f"env must be a Gymnasium environment, its id, or an SB3 VecEnv, got {env!r:.100}.")
+    normalized = unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None
+    if normalized is not None or getattr(policy, "get_vec_normalize_env", lambda: None)() is not None:
+        raise ValueError(
+            "collect keeps what the environment gives, which a VecNormalize changes all the time: give the environment below "
+            "it (env.venv), and as policy a function that normalises: lambda obs: model.predict(norm.normalize_obs(obs))[0]."
+        )
     made: Any = gym.make(env) if isinstance(env, str) else env
     several = isinstance(made, VecEnv)
     runner = _vec_env_steps(made, seed) if several else _single_steps(made, seed)

@@ -17,6 +17,7 @@ from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.fitting import check_dataset
+from sb3_dreamer.world_models.likelihood import LikelihoodJudge, LogLikelihood
 from sb3_dreamer.world_models.rows import Rows, filter_episodes, looking
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import check_horizon, continue_probability
@@ -42,7 +43,7 @@ class Score:
     no_change_nrmse: float
     """Of the prediction that all stays as it is."""
     mean_nrmse: float
-    """Of the prediction of the mean: 1, but where the spread is 0."""
+    """Of the prediction of the mean: about 1."""
     accuracy: float
     """Share of choices, bits and continue flags whose most probable value is right."""
     base_accuracy: float
@@ -54,10 +55,10 @@ class ModelEvaluation:
     """What :func:`evaluate_model` found."""
 
     scores: tuple[Score, ...]
-    log_likelihood: dict[int, float]
-    """Mean log-density of the numbers observed, in nats an observation, by horizon; see :class:`Likelihood`."""
+    log_likelihood: dict[int, LogLikelihood]
+    """By horizon; see :class:`~sb3_dreamer.world_models.likelihood.LikelihoodJudge`. Empty without numbers that vary."""
     skipped_horizons: tuple[int, ...]
-    """Longer than any episode."""
+    """For which no episode is long enough after its first rows."""
 
     def get(self, output: str, horizon: int) -> Score:
         """
@@ -94,21 +95,30 @@ class ModelEvaluation:
         for score in self.scores:
             lines.append("| " + " | ".join(_show(getattr(score, name)) for name in names) + " |")
         for horizon, value in self.log_likelihood.items():
-            lines.append(f"\nLog-likelihood of an observation {horizon} steps ahead: {value:.2f} nats.")
+            lines.append(
+                f"\nLog-likelihood of an observation {horizon} steps ahead: {value.model:.2f} nats (no change: "
+                f"{value.no_change:.2f}, mean: {value.mean:.2f})."
+            )
         if self.skipped_horizons:
             lines.append(f"\nNo episode is long enough for horizons {', '.join(map(str, self.skipped_horizons))}.")
         return "\n".join(lines)
 
     def save_csv(self, path: str | pathlib.Path) -> None:
         """
+        A line an output and horizon, and one a horizon for the log-likelihood.
+
         :param path: file to write, ``.csv``
         """
+        nats = ("nats", "no_change_nats", "mean_nats")
 
         def write(temporary: pathlib.Path) -> None:
             with temporary.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, [field.name for field in fields(Score)])
+                writer = csv.DictWriter(file, [*(field.name for field in fields(Score)), *nats])
                 writer.writeheader()
                 writer.writerows(asdict(score) for score in self.scores)
+                for horizon, found in self.log_likelihood.items():
+                    values = dict(zip(nats, (found.model, found.no_change, found.mean), strict=True))
+                    writer.writerow({"output": "log_likelihood", "horizon": horizon, **values})
 
         write_atomically(path, write, ".csv")
 
@@ -153,11 +163,16 @@ def evaluate_model(
         )
     rows = Rows(dataset, model, model.observation_codec, model.action_codec)
     scores: list[Score] = []
-    likelihood: dict[int, float] = {}
+    likelihood: dict[int, LogLikelihood] = {}
     skipped: list[int] = []
     with looking(model, seed):
         states = filter_episodes(rows, model)
-        density = Likelihood(likelihood_samples)
+        judge = LikelihoodJudge(model, rows, likelihood_samples)
+        if likelihood_samples and judge.possible:
+            starts = _starts(rows, 1, context, max_starts)
+            if len(starts):
+                judge.calibrate(starts, states.map(lambda part: part[starts]))
+        statistics = {key.name: _statistics(rows.obs[key.name]) for key in model.observation_codec.keys}
         for horizon in horizons:
             starts = _starts(rows, horizon, context, max_starts)
             if len(starts) == 0:
@@ -166,9 +181,9 @@ def evaluate_model(
             start = states.map(lambda part, starts=starts: part[starts])  # type: ignore[misc]
             actions = rows.prev_action[starts[:, None] + th.arange(1, horizon + 1, device=starts.device)]
             final = model.unroll(actions, start, horizon, deterministic=True).states.map(lambda part: part[:, -1])
-            scores.extend(_scores(model, rows, final, starts, horizon))
-            if likelihood_samples and any(key.kind == "vector" for key in model.observation_codec.keys):
-                likelihood[horizon] = density(model, rows, start, actions, final, starts + horizon)
+            scores.extend(_scores(model, rows, statistics, final, starts, horizon))
+            if judge.noise is not None:
+                likelihood[horizon] = judge(starts, start, actions)
     if not scores:
         longest = int((rows.bounds[:, 1] - rows.bounds[:, 0]).max()) - 1
         raise ValueError(
@@ -187,26 +202,59 @@ def _starts(rows: Rows, horizon: int, context: int, most: int) -> th.Tensor:
     return starts
 
 
-def _scores(model: StandaloneWorldModel, rows: Rows, final: LatentState, starts: th.Tensor, horizon: int) -> list[Score]:
+@dataclass(frozen=True)
+class _Statistics:
+    """Of all rows of an output."""
+
+    mean: th.Tensor
+    """Of every number."""
+    variance: th.Tensor
+    square: th.Tensor
+    """Mean squares."""
+
+    def column(self, i: int) -> _Statistics:
+        return _Statistics(self.mean[i], self.variance[i], self.square[i])
+
+
+def _statistics(values: th.Tensor) -> _Statistics:
+    """In pieces: as floats, all pictures at once would fill the memory."""
+    mean, square = th.zeros_like(values[0], dtype=th.float64), th.zeros_like(values[0], dtype=th.float64)
+    for piece in values.split(1024):
+        mean += piece.double().sum(0) / len(values)
+    for piece in values.split(1024):
+        square += (piece.double() - mean).square().sum(0) / len(values)
+    return _Statistics(mean.float(), square.float(), (square + mean.square()).float())
+
+
+def _scores(
+    model: StandaloneWorldModel,
+    rows: Rows,
+    statistics: dict[str, _Statistics],
+    final: LatentState,
+    starts: th.Tensor,
+    horizon: int,
+) -> list[Score]:
     ends = starts + horizon
     decoded = model.decode(final)
     scores = []
     for key in model.observation_codec.keys:
-        whole = rows.obs[key.name].float()
-        prediction, truth, before = decoded[key.name].float(), whole[ends], whole[starts]
+        known = statistics[key.name]
+        prediction = decoded[key.name].float()
+        truth, before = rows.obs[key.name][ends].float(), rows.obs[key.name][starts].float()
         if key.kind == "vector":
             for i in range(key.size):
                 name = key.name if key.size == 1 else f"{key.name}[{i}]"
-                scores.append(_score(name, horizon, prediction[:, i], truth[:, i], before[:, i], whole[:, i]))
+                scores.append(_score(name, horizon, prediction[:, i], truth[:, i], before[:, i], known.column(i)))
         else:
-            accuracy = (math.nan, math.nan) if key.kind == "image" else _accuracies(key, prediction, truth, whole)
-            scores.append(_score(key.name, horizon, prediction, truth, before, whole, accuracy))
-    reward, follows = rows.reward, rows.is_first == 0  # first rows have no reward, and never end an episode
-    scores.append(_score(REWARD, horizon, model.predict_reward(final), reward[ends], reward[starts], reward[follows]))
+            accuracy = (math.nan, math.nan) if key.kind == "image" else _accuracies(key, prediction, truth, known.mean)
+            scores.append(_score(key.name, horizon, prediction, truth, before, known, accuracy))
+    follows = rows.is_first == 0  # first rows have no reward, and never end an episode
+    reward, known = rows.reward, _statistics(rows.reward[follows])
+    scores.append(_score(REWARD, horizon, model.predict_reward(final), reward[ends], reward[starts], known))
     goes_on = 1.0 - rows.is_terminal
-    probability = continue_probability(model, model.predict_discount(final))
-    accuracy = _binary_accuracies(probability, goes_on[ends], goes_on[follows])
-    scores.append(_score(CONTINUE, horizon, probability, goes_on[ends], goes_on[starts], goes_on[follows], accuracy))
+    probability, known = continue_probability(model, model.predict_discount(final)), _statistics(goes_on[follows])
+    accuracy = _binary_accuracies(probability, goes_on[ends], known.mean)
+    scores.append(_score(CONTINUE, horizon, probability, goes_on[ends], goes_on[starts], known, accuracy))
     return scores
 
 
@@ -216,7 +264,7 @@ def _score(
     prediction: th.Tensor,
     truth: th.Tensor,
     before: th.Tensor,
-    whole: th.Tensor,
+    known: _Statistics,
     accuracy: tuple[float, float] = (math.nan, math.nan),
 ) -> Score:
     """Errors over all axes; the spread is that of each number in the whole data set, averaged."""
@@ -224,93 +272,29 @@ def _score(
     def rms(error: th.Tensor) -> float:
         return float(error.square().mean().sqrt())
 
-    spread = float(whole.var(0, correction=0).mean().sqrt())
+    spread = float(known.variance.mean().sqrt())
     error = rms(prediction - truth)
-    if spread <= 1e-6 * rms(whole):  # constant: nothing to explain
+    if spread <= 1e-6 * float(known.square.mean().sqrt()):  # constant: nothing to explain
         nan = math.nan
         return Score(output, horizon, len(truth), error, nan, nan, nan, nan, *accuracy)
-    of_mean, of_no_change = rms(truth - whole.mean(0)) / spread, rms(before - truth) / spread
+    of_mean, of_no_change = rms(truth - known.mean) / spread, rms(before - truth) / spread
     share = error / spread
     return Score(output, horizon, len(truth), error, share, 1 - share**2, of_no_change, of_mean, *accuracy)
 
 
-def _accuracies(key: ObservationKey, prediction: th.Tensor, truth: th.Tensor, whole: th.Tensor) -> tuple[float, float]:
+def _accuracies(key: ObservationKey, prediction: th.Tensor, truth: th.Tensor, frequency: th.Tensor) -> tuple[float, float]:
     """Of the most probable values, and of the most frequent ones."""
     if key.kind == "binary":
-        return _binary_accuracies(prediction, truth, whole)
-    pieces = [part.split(list(key.classes), dim=-1) for part in (prediction, truth, whole)]
+        return _binary_accuracies(prediction, truth, frequency)
+    pieces = [part.split(list(key.classes), dim=-1) for part in (prediction, truth, frequency)]
     shares: list[th.Tensor] = []
     bases: list[th.Tensor] = []
     for predicted, true, seen in zip(*pieces, strict=True):
         shares.append((predicted.argmax(-1) == true.argmax(-1)).float().mean())
-        bases.append((seen.mean(0).argmax() == true.argmax(-1)).float().mean())
+        bases.append((seen.argmax() == true.argmax(-1)).float().mean())
     return float(th.stack(shares).mean()), float(th.stack(bases).mean())
 
 
-def _binary_accuracies(probability: th.Tensor, truth: th.Tensor, whole: th.Tensor) -> tuple[float, float]:
-    right, frequent = (probability > 0.5) == (truth > 0.5), (whole.mean(0) > 0.5) == (truth > 0.5)
+def _binary_accuracies(probability: th.Tensor, truth: th.Tensor, frequency: th.Tensor) -> tuple[float, float]:
+    right, frequent = (probability > 0.5) == (truth > 0.5), (frequency > 0.5) == (truth > 0.5)
     return float(right.float().mean()), float(frequent.float().mean())
-
-
-# ---- likelihood
-
-
-class Likelihood:
-    """
-    The density of numbers observed some steps ahead: a mixture of normals around what trajectories drawn from the model decode
-    to. Their standard deviations, the noise of a decoder that none of the models learns, are the model's errors at the first
-    horizon it is called with, times the factor under which half of that horizon's observations are most probable; the others
-    are what is scored there, and all of them at further horizons. So a model whose dynamics are certain must say with
-    one number what it does not know, whatever the state and the horizon.
-
-    :param samples: trajectories an observation
-    """
-
-    FACTORS = tuple(float(factor) for factor in np.geomspace(0.02, 2.0, 24))
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-        self.noise: th.Tensor | None = None
-
-    def __call__(
-        self,
-        model: StandaloneWorldModel,
-        rows: Rows,
-        start: LatentState,
-        actions: th.Tensor,
-        final: LatentState,
-        ends: th.Tensor,
-    ) -> float:
-        """
-        :param model: the model
-        :param rows: the data
-        :param start: states to imagine from, ``(N, ...)``
-        :param actions: ``(N, H, A)``
-        :param final: the most probable states H steps later
-        :param ends: the rows that came then, ``(N,)``
-        :return: mean log-density, in nats an observation
-        """
-        truth = _numbers(model, {name: part[ends] for name, part in rows.obs.items()})
-        horizon = actions.shape[1]
-        decoded = []
-        for _ in range(self.samples):  # one by one: all of their states at once would fill the memory
-            states = model.unroll(actions, start, horizon).states
-            decoded.append(_numbers(model, model.decode(states.map(lambda part: part[:, -1]))))
-        errors = th.stack(decoded, dim=1) - truth.unsqueeze(1)  # (N, samples, numbers)
-        if self.noise is not None:
-            return float(self._density(errors, self.noise).mean())
-        spread = (_numbers(model, model.decode(final)) - truth).square().mean(0).sqrt().clamp_min(1e-6)
-        odd = th.arange(len(ends), device=ends.device) % 2 == 1
-        fits = [self._density(errors[~odd], factor * spread).mean() for factor in self.FACTORS]
-        self.noise = self.FACTORS[int(th.stack(fits).argmax())] * spread
-        return float(self._density(errors[odd] if odd.any() else errors, self.noise).mean())
-
-    def _density(self, errors: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        """:return: log-densities of the mixture, ``(N,)``"""
-        log_prob = -(0.5 * (errors / noise).square() + noise.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-        return th.logsumexp(log_prob, dim=1) - math.log(self.samples)
-
-
-def _numbers(model: StandaloneWorldModel, obs: dict[str, th.Tensor]) -> th.Tensor:
-    """All that are numbers, ``(..., n)``; constant ones would have infinite densities, but their errors have a floor."""
-    return th.cat([obs[key.name].float() for key in model.observation_codec.keys if key.kind == "vector"], dim=-1)

@@ -73,7 +73,9 @@ def plot_losses(history: FitHistory) -> Figure:
 def plot_evaluation(evaluation: ModelEvaluation, max_outputs: int = 8) -> Figure:
     """
     How errors grow with the horizon, beside those of the prediction that nothing changes (dotted). An error of 1 is that of
-    the prediction of the mean. Outputs that are constant in the data have no error in these units, and are left out.
+    the prediction of the mean. Outputs that are constant in the data have no error in these units, and are left out. Further
+    panels show the likelihood of numbers, and the accuracy of choices, bits and the continue flag beside that of the most
+    frequent value (dotted), where there are any.
 
     :param evaluation: from ``evaluate``
     :param max_outputs: numbers, choices and bits to show, the first ones; reward and continue flag come after them
@@ -82,8 +84,27 @@ def plot_evaluation(evaluation: ModelEvaluation, max_outputs: int = 8) -> Figure
     """
     check_counts(max_outputs=max_outputs)
     names = [name for name in dict.fromkeys(score.output for score in evaluation.scores) if name not in (REWARD, CONTINUE)]
-    figure = new_figure(7, 4)
-    axes = figure.subplots()
+    accurate = [score for score in evaluation.scores if np.isfinite(score.accuracy)]
+    panels = 1 + bool(evaluation.log_likelihood) + bool(accurate)
+    figure = new_figure(7, 1 + 3 * panels)
+    axes, *others = figure.subplots(panels, 1, squeeze=False)[:, 0]
+    if evaluation.log_likelihood:
+        below, *others = others
+        found = list(evaluation.log_likelihood.values())
+        for label, style in (("model", "-"), ("no_change", ":"), ("mean", "--")):
+            values = [getattr(likelihood, label) for likelihood in found]
+            below.plot(list(evaluation.log_likelihood), values, style, marker=".", label=label.replace("_", " "))
+        # models may be as wrong as they like: what is worse than the naive predictions need not be seen in full
+        floor = min(min(likelihood.no_change, likelihood.mean) for likelihood in found)
+        ceiling = max(max(likelihood.model, likelihood.no_change, likelihood.mean) for likelihood in found)
+        below.set(ylabel="log-likelihood, nats", ylim=(floor - max(1.0, ceiling - floor), ceiling + 1.0))
+    if accurate:
+        for name in dict.fromkeys(score.output for score in accurate):
+            scores = [score for score in accurate if score.output == name]
+            horizons = [score.horizon for score in scores]
+            (line,) = others[0].plot(horizons, [score.accuracy for score in scores], marker=".", label=name)
+            others[0].plot(horizons, [score.base_accuracy for score in scores], ":", color=line.get_color(), linewidth=1)
+        others[0].set(ylabel="accuracy", ylim=(-0.05, 1.05))
     for name in [*names[:max_outputs], REWARD, CONTINUE]:
         scores = [score for score in evaluation.scores if score.output == name and np.isfinite(score.nrmse)]
         if scores:
@@ -92,10 +113,12 @@ def plot_evaluation(evaluation: ModelEvaluation, max_outputs: int = 8) -> Figure
             axes.plot(horizons, [score.no_change_nrmse for score in scores], ":", color=line.get_color(), linewidth=1)
     axes.axhline(1.0, color="0.4", linestyle="--", linewidth=1, label="mean")
     axes.plot([], [], ":", color="0.4", linewidth=1, label="no change")
-    axes.locator_params(axis="x", integer=True)
-    axes.set(xlabel="steps imagined", ylabel="error / standard deviation", ylim=(0, None), title="Open-loop prediction")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", frameon=False)
-    axes.grid(alpha=0.3)
+    axes.set(ylabel="error / standard deviation", ylim=(0, None), title="Open-loop prediction")
+    for panel in figure.axes:
+        panel.locator_params(axis="x", integer=True)
+        panel.set(xlabel="steps imagined")
+        panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", frameon=False)
+        panel.grid(alpha=0.3)
     return figure
 
 

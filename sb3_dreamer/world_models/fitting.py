@@ -18,6 +18,9 @@ from sb3_dreamer.world_models.rows import Rows, episode_chunks
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import channels_first
 
+PLATEAU = 3
+"""Entries of the history without improvement after which the learning rate is halved."""
+
 
 @dataclass
 class FitHistory:
@@ -66,6 +69,8 @@ def fit(
     Learn from windows of the data set, drawn uniformly. As in a replay, every row keeps the latent state last found for it,
     from which windows that begin in the middle of an episode start. A model that has been fitted goes on from where it is.
 
+    Scales of observations and rewards are those of the first fit.
+
     With validation, the weights of the best validation loss are those the model has in the end, and learning stops when it
     has not improved for some evaluations.
 
@@ -76,7 +81,8 @@ def fit(
     :param validation: episodes to judge by, or a share of the data set's, which is not learnt from then; None for none
     :param batch_size: windows a batch
     :param batch_length: rows a window
-    :param learning_rate: of Adam; falls to a tenth along a cosine
+    :param learning_rate: of Adam; falls to a tenth along a cosine, and by half after every three entries of the history
+        without improvement
     :param max_grad_norm: largest norm of the gradient, None for no limit
     :param eval_every: updates between two entries of the history; a twentieth of all by default
     :param patience: entries without improvement after which to stop; None to go on to the end
@@ -84,7 +90,8 @@ def fit(
     :param progress_bar: show one
     :param seed: of the windows, samples and validation episodes drawn; None for torch's own random numbers
     :return: losses along the way
-    :raises ValueError: spaces that are not the model's, episodes that are too short, arguments that cannot work
+    :raises ValueError: a model that an agent learns with, spaces that are not the model's, episodes that are too short,
+        arguments that cannot work
     :raises FloatingPointError: the loss became NaN or infinite; the model has the best weights so far
     """
     if updates is not None and epochs is not None:
@@ -92,8 +99,12 @@ def fit(
     whole = dict(updates=updates, batch_size=batch_size, batch_length=batch_length, eval_every=eval_every, patience=patience)
     _check_numbers(whole, dict(epochs=epochs, learning_rate=learning_rate, max_grad_norm=max_grad_norm))
     check_dataset(model, dataset)
+    if not hasattr(model, "_arguments"):
+        raise ValueError("This model belongs to an agent, which would not know of it: fit one made by from_spaces instead.")
     if checkpoint is not None:
         model.file_header()  # an error now is better than after the first updates
+    if batch_length < 2:
+        raise ValueError(f"batch_length must be at least 2, as models learn from a row to the next, got {batch_length}.")
     batch_size, batch_length = int(batch_size), int(batch_length)
     train, held_out = _split(model, dataset, validation, batch_length, seed)
     rows = _rows(model, train)
@@ -103,49 +114,90 @@ def fit(
     updates = int(updates)
     every = max(1, updates // 20) if eval_every is None else eval_every
 
-    model.update_statistics(rows.obs, rows.reward)
+    if not model._statistics_known:  # later ones would change what the weights have learnt
+        model.update_statistics(rows.obs, rows.reward)
+    history, begin = FitHistory(), time.perf_counter()
+    course = _Course(model, history, patience, checkpoint)
     optimizer = th.optim.Adam(model.parameters(), lr=learning_rate, eps=1e-6, fused=True)
-    schedule = th.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 0.55 + 0.45 * math.cos(math.pi * done / updates))
-    history, best, since, begin = FitHistory(), math.inf, 0, time.perf_counter()
-    kept = copy.deepcopy(model.state_dict())
     sums: dict[str, th.Tensor] = {}
-    with seeded(model.device, seed), ProgressBar(updates, "update", "fit", progress_bar) as bar:
-        places = len(rows) - batch_length + 1  # anywhere: windows cross the borders of episodes, as in a replay
-        for update in range(1, updates + 1):
-            model.train()
-            starts = th.randint(places, (batch_size,), device=model.device)
-            losses = _update(model, rows, starts, batch_length, optimizer, max_grad_norm)
-            schedule.step()
-            for name, loss in losses.items():
-                sums[name] = sums[name] + loss if name in sums else loss
-            if update % every and update < updates:
-                continue
-            done = update - (history.updates[-1] if history.updates else 0)
-            found = {name: float(total) / done for name, total in sums.items()}
-            sums = {}
-            model.eval()
-            judged = {} if validation_rows is None else validation_losses(model, validation_rows)
-            if not all(map(math.isfinite, (*found.values(), *judged.values()))):
-                model.load_state_dict(kept)
-                raise FloatingPointError(
-                    f"A loss became NaN or infinite by update {update}: {found}. Lower learning_rate={learning_rate}, or look "
-                    "at the scale of the data. The model has the best weights so far."
-                )
-            history.add(update, found, judged)
-            bar.show(update, loss=judged.get("total", found["total"]))
-            since += 1
-            if validation_rows is None or judged["total"] < best:
-                best, since, kept = judged.get("total", math.inf), 0, copy.deepcopy(model.state_dict())
-                history.best_update = None if validation_rows is None else update
-                if checkpoint is not None:
-                    model.save(checkpoint)
-            if patience is not None and since >= patience:
-                history.stopped_early = True
-                break
-    model.load_state_dict(kept)
-    model.eval()
-    history.seconds = time.perf_counter() - begin
+    try:
+        with seeded(model.device, seed), ProgressBar(updates, "update", "fit", progress_bar) as bar:
+            if model._statistics_known and validation_rows is not None:  # a model that is good already is to beat
+                course.best = validation_losses(model.eval(), validation_rows)["total"]
+            model._statistics_known, model._fitted_to = True, train
+            places = len(rows) - batch_length + 1  # anywhere: windows cross the borders of episodes, as in a replay
+            for update in range(1, updates + 1):
+                model.train()
+                for group in optimizer.param_groups:
+                    falling = 0.55 + 0.45 * math.cos(math.pi * (update - 1) / updates)
+                    group["lr"] = course.slower * learning_rate * falling
+                starts = th.randint(places, (batch_size,), device=model.device)
+                losses = _update(model, rows, starts, batch_length, optimizer, max_grad_norm)
+                for name, loss in losses.items():
+                    sums[name] = sums[name] + loss if name in sums else loss
+                if update % every and update < updates:
+                    continue
+                done = update - (history.updates[-1] if history.updates else 0)
+                found = {name: float(total) / done for name, total in sums.items()}
+                sums = {}
+                model.eval()
+                judged = {} if validation_rows is None else validation_losses(model, validation_rows)
+                if not all(map(math.isfinite, (*found.values(), *judged.values()))):
+                    raise FloatingPointError(
+                        f"A loss became NaN or infinite by update {update}: {found}. Lower learning_rate={learning_rate}, or "
+                        "look at the scale of the data. The model has the best weights so far."
+                    )
+                bar.show(update, loss=judged.get("total", found["total"]))
+                if course.is_over(update, found, judged):
+                    break
+    finally:  # also when interrupted
+        model.load_state_dict(course.kept)
+        model.eval()
+        history.seconds = time.perf_counter() - begin
     return history
+
+
+class _Course:
+    """
+    How a fit goes: the best weights so far, when to slow down, when to stop.
+
+    :param model: that learns
+    :param history: to be written
+    :param patience: entries without improvement after which to stop
+    :param checkpoint: file for the best model so far
+    """
+
+    def __init__(
+        self,
+        model: StandaloneWorldModel,
+        history: FitHistory,
+        patience: int | None,
+        checkpoint: str | pathlib.Path | None,
+    ) -> None:
+        self.model, self.history, self.patience, self.checkpoint = model, history, patience, checkpoint
+        self.best, self.since, self.slower = math.inf, 0, 1.0
+        self.kept = copy.deepcopy(model.state_dict())
+
+    def is_over(self, update: int, train: dict[str, float], validation: dict[str, float]) -> bool:
+        """
+        :param update: number of updates done
+        :param train: losses since the entry before
+        :param validation: losses, empty without any
+        :return: whether to stop
+        """
+        self.history.add(update, train, validation)
+        score = validation.get("total", train["total"])
+        self.since = 0 if score < self.best else self.since + 1
+        if self.since and self.since % PLATEAU == 0:
+            self.slower /= 2
+        if not validation or score < self.best:
+            self.kept = copy.deepcopy(self.model.state_dict())
+            self.history.best_update = update if validation else None
+            if self.checkpoint is not None:
+                self.model.save(self.checkpoint)
+        self.best = min(self.best, score)
+        self.history.stopped_early = self.patience is not None and self.since >= self.patience
+        return self.history.stopped_early
 
 
 def _update(

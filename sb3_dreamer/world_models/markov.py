@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Protocol
 
 import torch as th
+import torch.nn.functional as F
 
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli
 from sb3_dreamer.common.networks import MLP, Norm, bounded
@@ -143,7 +144,8 @@ class MarkovWorldModel(StandaloneWorldModel):
         """:return: states ``(B, T, ...)`` with the rewards expected of the transitions into them"""
         before = th.cat([batch.initial.stoch.unsqueeze(1), x[:, :-1]], dim=1)
         keep = (1.0 - batch.is_first).unsqueeze(-1)
-        return LatentState(keep * self._expected_reward(before, bounded(batch.prev_action)), x).join()
+        # the reward has a loss of its own: nothing else is to teach it, as a critic that reads it would
+        return LatentState(keep * self._expected_reward(before, bounded(batch.prev_action)).detach(), x).join()
 
     def _sample(self, params: th.Tensor) -> th.Tensor:
         return self.posterior.sample(params, self.posterior.noise(tuple(params.shape[:-1]), params))
@@ -196,18 +198,16 @@ class MarkovWorldModel(StandaloneWorldModel):
         :param x: sampled states, ``(B, T, Z)``
         :param target: parameters of the states that the observations tell, ``(B, T, P)``
         :param batch: the batch
-        :return: losses of dynamics, reward and continue flag at the rows predicted, means over the K steps, ``(B, T)``
+        :return: losses of dynamics, reward and continue flag at the rows predicted, means over the predictions of each row (a
+            row that nothing predicts has none), ``(B, T)``
         """
         action, keep = bounded(batch.prev_action), 1.0 - batch.is_first
         goes_on = self.gamma * (1.0 - batch.is_terminal)
         steps = min(self.unroll_steps, x.shape[1] - 1)
-        losses = {
-            "dynamics": th.zeros_like(batch.reward),
-            "reward": th.zeros_like(batch.reward),
-            "continue": self._discount(x).loss(goes_on),
-        }
+        totals = {name: th.zeros_like(batch.reward) for name in ("dynamics", "reward", "continue")}
+        predictions, valid = th.zeros_like(batch.reward), th.ones_like(batch.reward)
+        of_observed = self._discount(x).loss(goes_on)
         magnitude = self.reward_magnitude()
-        valid = th.ones_like(batch.reward)
         for k in range(1, steps + 1):  # x holds predictions of rows k - 1 on, they lead to rows k on
             x, valid = x[:, :-1], valid[:, :-1] * keep[:, k:]
             predicted = self.transition(x, action[:, k:])
@@ -218,6 +218,8 @@ class MarkovWorldModel(StandaloneWorldModel):
                 "reward": ScaledNumber(expected, magnitude).loss(batch.reward[:, k:]),
                 "continue": self._discount(x).loss(goes_on[:, k:]),
             }
+            predictions = predictions + F.pad(valid, (k, 0))
             for name, loss in found.items():
-                losses[name] = losses[name] + th.nn.functional.pad(valid * loss, (k, 0)) / steps
-        return losses
+                totals[name] = totals[name] + F.pad(valid * loss, (k, 0))
+        losses = {name: total / predictions.clamp_min(1.0) for name, total in totals.items()}
+        return {**losses, "continue": losses["continue"] + of_observed}

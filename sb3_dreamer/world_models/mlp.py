@@ -152,7 +152,7 @@ class MLPWorldModel(MarkovWorldModel):
         keys = sorted(keys, key=lambda key: key.name)
         layout = ObservationState(keys)
         super().__init__(action_size, layout.size, sizes, gamma, norm, unroll_steps, Certain(), layout)
-        self.layout = layout
+        self.layout, self.normalize_obs = layout, normalize_obs
         self.scalings = th.nn.ModuleList(
             VectorScaling(normalize_obs if key.kind == "vector" else "none", key.size) for key in layout.order
         )
@@ -175,7 +175,9 @@ class MLPWorldModel(MarkovWorldModel):
     def transition(self, x: th.Tensor, action: th.Tensor) -> th.Tensor:
         output = self.dynamics(th.cat([x, action], dim=-1)).float()
         numbers = self.layout.parts[0]
-        changed = (x[..., :numbers] + self.changes.inverse(output[..., :numbers])).clamp(-LIMIT, LIMIT)
+        changed = x[..., :numbers] + self.changes.inverse(output[..., :numbers])
+        if self.normalize_obs == "running":
+            changed = changed.clamp(-LIMIT, LIMIT)
         return th.cat([changed, output[..., numbers:]], dim=-1)
 
     def divergence(self, predicted: th.Tensor, target: th.Tensor) -> th.Tensor:

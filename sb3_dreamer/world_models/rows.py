@@ -16,7 +16,9 @@ from sb3_dreamer.common.world_model import WorldModel
 from sb3_dreamer.world_models.dataset import FLAGS, SINGLE, EpisodeDataset
 
 PIECE_BYTES = 2**27
-"""Of a piece's observations as floats, at most: networks make several times as much of them."""
+"""Of a piece's observations and features as floats, at most: networks make several times as much of them."""
+ACTIVATIONS = 8
+"""Numbers that networks keep for a feature, or about so."""
 
 
 class Rows:
@@ -111,7 +113,8 @@ def episode_chunks(rows: Rows, model: WorldModel, length: int = 64) -> Iterator[
     :return: pieces
     """
     device = rows.reward.device
-    line_bytes = 4 * length * sum(part[0].numel() for part in rows.obs.values())
+    numbers_a_row = sum(part[0].numel() for part in rows.obs.values()) + ACTIVATIONS * model.feat_size
+    line_bytes = 4 * length * numbers_a_row
     most = max(1, PIECE_BYTES // line_bytes)
     for group in range(0, len(rows.bounds), most):
         first, end = (th.as_tensor(column, device=device) for column in rows.bounds[group : group + most].T)

@@ -67,7 +67,11 @@ class RSSM(StandaloneWorldModel):
         reward_head="squared",  # smooth in the state, which gradients through the dynamics need
     )
 
-    alone_kwargs: ClassVar[dict[str, Any]] = dict(reconstruction_scale=100.0, reward_scale=100.0)
+    alone_kwargs: ClassVar[dict[str, Any]] = dict(gamma=1.0, reconstruction_scale=100.0, reward_scale=100.0)
+    planet_kwargs: ClassVar[dict[str, Any]] = dict(
+        latent="gaussian", free_nats=3.0, min_std=0.1, kl_dynamics_scale=1.0, kl_representation_scale=1.0
+    )
+    """PlaNet's latents: one KL of weight 1 that both sides follow, and 3 free nats (https://arxiv.org/abs/1811.04551)."""
 
     def __init__(
         self,

@@ -46,9 +46,14 @@ class StandaloneWorldModel(WorldModel):
     action_codec: ActionCodec
     small_task_kwargs: ClassVar[dict[str, Any]] = {}
     """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
-    alone_kwargs: ClassVar[dict[str, Any]] = {}
-    """Further ones of :meth:`from_spaces`, where no agent shares what the model learns from."""
+    alone_kwargs: ClassVar[dict[str, Any]] = dict(gamma=1.0)
+    """Further ones of :meth:`from_spaces`, where no agent learns from the model: heavier predictions where that helps, and no
+    discount, of which a dream's end would have to be told apart."""
     _arguments: dict[str, Any]
+    _fitted_to: EpisodeDataset | None = None
+    """What the last fit learnt from."""
+    _statistics_known: bool = False
+    """Whether scales have been learnt from data: a later fit leaves them alone."""
 
     # ---- making one
 
@@ -180,53 +185,69 @@ class StandaloneWorldModel(WorldModel):
         horizon: int,
         deterministic: bool | None = None,
         generator: th.Generator | None = None,
-        /,
     ) -> ImaginedRollout: ...
 
     @overload
     def imagine(
         self,
-        policy_or_actions: Any,
-        state: np.ndarray,
+        obs: Any,
+        actions: np.ndarray,
         horizon: int | None = None,
         deterministic: bool | None = None,
         generator: th.Generator | None = None,
-        /,
+        *,
+        before: LatentState | None = None,
+        prev_action: Any = None,
     ) -> ImaginedTrajectory: ...
 
-    def imagine(
-        self,
-        policy_or_actions: Any,
-        state: Any,
-        horizon: int | None = None,
-        deterministic: bool | None = None,
-        generator: th.Generator | None = None,
-    ) -> Any:
+    def imagine(self, *args: Any, **kwargs: Any) -> Any:
         """
         Dream ahead without observations, in one of two ways:
 
-        - ``imagine(policy_or_actions, state, horizon)`` from latent states, with tensors, as :meth:`unroll`: samples by
-          default, gradients flow;
-        - ``imagine(obs, actions, horizon)`` from observations, each as at an episode's start, in the environment's units:
-          modes by default, numpy arrays.
+        - ``imagine(policy_or_actions, state, horizon)`` from latent states, with tensors: :meth:`unroll`, which has the
+          arguments. Samples by default, gradients flow.
+        - ``imagine(obs, actions, horizon=None, deterministic=True, generator=None, before=None, prev_action=None)`` in the
+          environment's units: from one observation or a batch of n, with actions of the action space, ``(H, ...)`` or
+          ``(n, H, ...)``, all of them or the first ``horizon``. Every observation counts as an episode's first, unless
+          ``before`` is the state before it (from :meth:`encode`) and ``prev_action`` what led from there. Modes by default.
 
-        :param policy_or_actions: the actor, or actions ``(N, H, A)``; or one observation, or a batch of n
-        :param state: where to start, ``(N, ...)``; or actions of the action space, ``(H, ...)`` or ``(n, H, ...)``
-        :param horizon: H; for observations, all of the actions if left out
-        :param deterministic: modes instead of samples
-        :param generator: where the samples' randomness comes from
+        :param args: see above
+        :param kwargs: see above
         :return: an ImaginedRollout; or an ImaginedTrajectory
         :raises ValueError: shapes or values that do not match the spaces
         """
+        state = kwargs.get("state", args[1] if len(args) > 1 else None)
         if isinstance(state, LatentState):
-            assert horizon is not None
-            return self.unroll(policy_or_actions, state, horizon, bool(deterministic), generator)
-        return self._imagine_from(policy_or_actions, state, horizon, deterministic is not False, generator)
+            return self._unroll_checked(*args, **kwargs)
+        return self._imagine_from(*args, **kwargs)
+
+    def _unroll_checked(
+        self,
+        policy_or_actions: Policy | th.Tensor,
+        state: LatentState,
+        horizon: int,
+        deterministic: bool | None = None,
+        generator: th.Generator | None = None,
+    ) -> ImaginedRollout:
+        if not callable(policy_or_actions) and policy_or_actions.shape[:2] != (len(state.deter), check_horizon(horizon)):
+            raise ValueError(
+                f"actions has shape {tuple(policy_or_actions.shape)}, but {len(state.deter)} states and horizon={horizon} "
+                f"need {(len(state.deter), horizon, self.action_size)}."
+            )
+        return self.unroll(policy_or_actions, state, horizon, bool(deterministic), generator)
 
     @th.no_grad()
     def _imagine_from(
-        self, obs: Any, actions: Any, horizon: int | None, deterministic: bool, generator: th.Generator | None
+        self,
+        obs: Any,
+        actions: Any,
+        horizon: int | None = None,
+        deterministic: bool | None = None,
+        generator: th.Generator | None = None,
+        before: LatentState | None = None,
+        prev_action: Any = None,
     ) -> ImaginedTrajectory:
+        deterministic = deterministic is not False
         _, n, single = self._inputs(obs)
         actions = np.asarray(actions)
         if horizon is None:
@@ -234,7 +255,7 @@ class StandaloneWorldModel(WorldModel):
         horizon = check_horizon(horizon)
         actions = actions[:horizon] if single else actions[:, :horizon]
         plan = actions_for_model(actions, self.action_codec, n, horizon, single, self.device)
-        start = self.encode(obs, deterministic=deterministic, generator=generator)
+        start = self.encode(obs, before, prev_action, deterministic, generator)
         rollout = self.unroll(plan, start, horizon, deterministic, generator)
         trajectory = describe_rollout(self, rollout, self.observation_codec, self.action_codec)
         return trajectory.first() if single else trajectory
@@ -285,20 +306,25 @@ class StandaloneWorldModel(WorldModel):
         return evaluate_model(self, dataset, **kwargs)
 
     @overload
-    def as_env(self, starts: EpisodeDataset, n_envs: None = None, **kwargs: Any) -> DreamEnv: ...
+    def as_env(self, starts: EpisodeDataset | None = None, n_envs: None = None, **kwargs: Any) -> DreamEnv: ...
 
     @overload
-    def as_env(self, starts: EpisodeDataset, n_envs: int, **kwargs: Any) -> DreamVecEnv: ...
+    def as_env(self, starts: EpisodeDataset | None, n_envs: int, **kwargs: Any) -> DreamVecEnv: ...
 
-    def as_env(self, starts: EpisodeDataset, n_envs: int | None = None, **kwargs: Any) -> DreamEnv | DreamVecEnv:
+    def as_env(self, starts: EpisodeDataset | None = None, n_envs: int | None = None, **kwargs: Any) -> DreamEnv | DreamVecEnv:
         """
         The dream as an environment: Gymnasium's, or an SB3 VecEnv of many dreams side by side, on the model's device.
 
-        :param starts: episodes whose observations dreams start with
+        :param starts: episodes whose observations dreams start with; None for those the model was fitted to
         :param n_envs: how many dreams; None for one, with Gymnasium's interface
         :param kwargs: of :class:`~sb3_dreamer.world_models.dream.DreamVecEnv`
         :return: the environment
+        :raises ValueError: no episodes were given, and the model was not fitted since it was made or loaded
         """
+        if starts is None:
+            if self._fitted_to is None:
+                raise ValueError("as_env needs episodes to start dreams from: as_env(dataset).")
+            starts = self._fitted_to
         from sb3_dreamer.world_models.dream import DreamEnv, DreamVecEnv
 
         return DreamEnv(self, starts, **kwargs) if n_envs is None else DreamVecEnv(self, starts, n_envs, **kwargs)
@@ -326,7 +352,8 @@ class StandaloneWorldModel(WorldModel):
             arguments = encode(self._arguments, name_classes([], [ModelSize]))
         except NotPlainError as wrong:
             raise ValueError(f"An argument of the model cannot be written to a file: {wrong}.") from wrong
-        return json.dumps({"format": FORMAT, "class": type(self).__name__, "arguments": arguments})
+        header = {"class": type(self).__name__, "arguments": arguments, "fitted": self._statistics_known}
+        return json.dumps({"format": FORMAT, **header})
 
     @classmethod
     def load(cls: type[SelfModel], path: str | pathlib.Path, device: th.device | str = "cpu") -> SelfModel:
@@ -341,11 +368,12 @@ class StandaloneWorldModel(WorldModel):
             path = path.with_suffix(".pt")
         if not path.exists():
             raise FileNotFoundError(f"There is no file {path}.")
+        th.zeros((), device=device)  # a device that is not there is no fault of the file
         try:
             content = th.load(path, map_location=device, weights_only=True)
             header = json.loads(content["header"])
             arguments = decode(header["arguments"], name_classes([], [ModelSize]))
-            found, version = header["class"], header["format"]
+            found, version, fitted = header["class"], header["format"], bool(header["fitted"])
         except Exception as damage:
             raise ValueError(f"{path} is no world model's file, or damaged ({type(damage).__name__}: {damage})") from damage
         if version != FORMAT:
@@ -358,6 +386,7 @@ class StandaloneWorldModel(WorldModel):
             model.load_state_dict(content["weights"])
         except Exception as wrong:
             raise ValueError(f"{path} does not fit this version's {found} ({type(wrong).__name__}: {wrong})") from wrong
+        model._statistics_known = fitted
         return model
 
 

@@ -38,8 +38,8 @@ class VAEWorldModel(MarkovWorldModel):
     :param dynamics: ``"deterministic"`` or ``"gaussian"``
     :param joint: learn the dynamics together with the VAE
     :param latent_size: Z; None for twice the size's groups of latents
-    :param beta: weight of the KL to the prior ``N(0, 1)``: of every latent, but of those of episodes' first observations alone
-        where the dynamics are a prior for the others (joint and Gaussian)
+    :param beta: what the latents pay for being far from their prior. That is ``N(0, 1)``; where the dynamics are a prior
+        (joint and Gaussian), it is what they predict, but for episodes' first observations
     :param unroll_steps: steps ahead over which the dynamics are learnt, each from the state predicted for the one before
     :param normalize_obs: ``"symlog"``, ``"running"`` (mean and standard deviation of all observations) or ``"none"``
     :param norm: ``"rms"`` or ``"layer"``
@@ -48,7 +48,8 @@ class VAEWorldModel(MarkovWorldModel):
     :param reconstruction_scale: weight of every observation key but images
     :param image_scale: weight of images
     :param dynamics_scale: weight of the dynamics' loss
-    :param representation_scale: weight of the pull of the latents towards what the dynamics predict (joint only)
+    :param representation_scale: weight of the pull of the latents towards what the dynamics predict, times ``beta`` (joint
+        only)
     :param reward_scale: weight of the reward's loss
     :param continue_scale: weight of the continue flag's loss
     :param strided: cheap convolutions, see :class:`~sb3_dreamer.common.convolutions.ConvStage`
@@ -60,6 +61,7 @@ class VAEWorldModel(MarkovWorldModel):
         norm="layer",
         reconstruction_scale=300.0,  # all that the dynamics know of the state goes through the latents' noise
         beta=0.1,
+        representation_scale=1.0,
         reward_scale=10.0,
         continue_scale=10.0,
         strided=True,
@@ -112,7 +114,7 @@ class VAEWorldModel(MarkovWorldModel):
         }
         self.loss_scales.update(kl=beta, dynamics=dynamics_scale, reward=reward_scale, **{"continue": continue_scale})
         if joint:
-            self.loss_scales["representation"] = representation_scale
+            self.loss_scales["representation"] = beta * representation_scale
 
     def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         self.observation_model.update_statistics(obs)

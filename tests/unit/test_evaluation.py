@@ -16,7 +16,7 @@ from sb3_dreamer.common.preprocessing import ObservationCodec
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.world_models import EpisodeDataset, MLPWorldModel, StandaloneWorldModel, evaluate_model
 from sb3_dreamer.world_models.dataset import EpisodeRecorder
-from sb3_dreamer.world_models.evaluation import Likelihood
+from sb3_dreamer.world_models.likelihood import FACTORS, LikelihoodJudge, LogLikelihood
 
 SPACE = spaces.Dict(
     x=spaces.Box(-np.inf, np.inf, (2,)),
@@ -37,10 +37,13 @@ class Counter(StandaloneWorldModel):
     :param noise: standard deviation of the numbers when it samples
     """
 
-    def __init__(self, keys: Any, action_size: int, size: Any, dynamics: str = "true", noise: float = 0.0) -> None:
+    def __init__(
+        self, keys: Any, action_size: int, size: Any, gamma: float, dynamics: str = "true", noise: float = 0.0
+    ) -> None:
         super().__init__()
         self.keys, self.dynamics, self.noise = sorted(keys, key=lambda key: key.name), dynamics, noise
         self.deter_size, self.stoch_size, self.gamma, self.loss_scales = sum(key.size for key in keys), 1, 0.9, {}
+        self.action_size = action_size
         self.nothing = th.nn.Parameter(th.zeros(()))
         self.means: dict[str, th.Tensor] = {}
         self.asked: list[int] = []
@@ -234,34 +237,42 @@ def test_starts_are_drawn_where_there_are_more_than_wanted() -> None:
 
 
 class Guess:
-    """Two numbers, always the same ones, of which it is as sure as it is told."""
+    """Numbers that it takes for always the same ones, of which it is as sure as it is told."""
 
-    observation_codec = ObservationCodec(spaces.Box(-np.inf, np.inf, (2,)))
+    device = th.device("cpu")
 
-    def __init__(self, noise: tuple[float, float] = (0.0, 0.0)) -> None:
-        self.noise = th.tensor(noise)
+    def __init__(self, noise: tuple[float, ...], center: tuple[float, ...] = (3.0, -5.0)) -> None:
+        self.noise, self.center = th.tensor(noise), th.tensor(center)
+        self.observation_codec = ObservationCodec(spaces.Box(-np.inf, np.inf, (len(center),)))
 
     def unroll(self, actions: th.Tensor, state: LatentState, horizon: int, deterministic: bool = False) -> ImaginedRollout:
-        deter = th.randn(len(actions), horizon + 1, 2) * self.noise * (not deterministic) + th.tensor([3.0, -5.0])
+        deter = th.randn(len(actions), horizon + 1, len(self.center)) * self.noise * (not deterministic) + self.center
         return ImaginedRollout(LatentState(deter, deter[..., :0]), actions)
 
     def decode(self, state: LatentState) -> dict[str, th.Tensor]:
         return {"obs": state.deter}
 
 
-def density_of(guess: Guess, likelihood: Likelihood, sigma: tuple[float, float], horizon: int = 1, n: int = 6000) -> float:
-    """Of observations that are normal around the guess."""
-    truth = th.randn(n, 2) * th.tensor(sigma) + th.tensor([3.0, -5.0])
-    rows = types.SimpleNamespace(obs={"obs": truth})
-    actions = th.zeros(n, horizon, 1)
-    final = guess.unroll(actions, None, horizon, True).states.map(lambda part: part[:, -1])  # type: ignore[arg-type]
-    return likelihood(guess, rows, None, actions, final, th.arange(n))  # type: ignore[arg-type]
+def judged(guess: Guess, samples: int, observed: th.Tensor, horizon: int = 1, later: th.Tensor | None = None) -> LogLikelihood:
+    """Calibrated one step ahead on what was observed; then of that, or of what was observed later."""
+    n = len(observed)
+    rows = types.SimpleNamespace(obs={"obs": observed}, prev_action=th.zeros(n, 1))
+    judge = LikelihoodJudge(guess, rows, samples)  # type: ignore[arg-type]
+    starts, state = th.arange(n - horizon), LatentState(th.zeros(n - horizon, 0), th.zeros(n - horizon, 0))
+    judge.calibrate(starts, state)
+    if later is not None:
+        judge.rows = types.SimpleNamespace(obs={"obs": later}, prev_action=rows.prev_action)  # type: ignore[assignment]
+    return judge(starts, state, th.zeros(n - horizon, horizon, 1))
 
 
-def normal(sigma: tuple[float, float], believed: tuple[float, float] | None = None) -> float:
-    """Expected log-density of two normals by one who believes in other deviations."""
+def normal(sigma: tuple[float, ...], believed: tuple[float, ...] | None = None) -> float:
+    """Expected log-density of normals by one who believes in other deviations."""
     pairs = zip(sigma, believed or sigma, strict=True)
     return sum(-0.5 * math.log(2 * math.pi * b**2) - 0.5 * (s / b) ** 2 for s, b in pairs)
+
+
+def around(sigma: tuple[float, ...], n: int = 12_000) -> th.Tensor:
+    return th.randn(n, 2) * th.tensor(sigma) + th.tensor([3.0, -5.0])
 
 
 def test_the_likelihood_of_a_true_model_is_that_of_the_noise() -> None:
@@ -269,14 +280,36 @@ def test_the_likelihood_of_a_true_model_is_that_of_the_noise() -> None:
     th.manual_seed(0)
     sigma = (0.5, 2.0)
     for noise in ((0.0, 0.0), sigma):
-        assert density_of(Guess(noise), Likelihood(64), sigma) == pytest.approx(normal(sigma), abs=0.12), noise
-    assert density_of(Guess((2.0, 8.0)), Likelihood(64), sigma) < normal(sigma) - 1
-    certain = Likelihood(1)  # its errors at the first horizon are what it believes in at all others
-    assert density_of(Guess(), certain, sigma) == pytest.approx(normal(sigma), abs=0.08)
-    wider = (1.5, 3.0)
-    believed = tuple(certain.noise.tolist())  # type: ignore[union-attr]
-    assert believed == pytest.approx(sigma, rel=0.12)
-    assert density_of(Guess(), certain, wider, horizon=5) == pytest.approx(normal(wider, believed), rel=0.03)
+        assert judged(Guess(noise), 64, around(sigma)).model == pytest.approx(normal(sigma), abs=0.12), noise
+    assert judged(Guess((2.0, 8.0)), 64, around(sigma)).model < normal(sigma) - 1
+
+
+def test_noise_found_one_step_ahead_stays_at_further_horizons() -> None:
+    th.manual_seed(0)
+    sigma, wider = (0.5, 2.0), (1.5, 3.0)
+    # among the factors of the one-step errors that are tried, the nearest to 1
+    factor = min(FACTORS, key=lambda factor: -normal(sigma, tuple(factor * s for s in sigma)))
+    found = judged(Guess((0.0, 0.0)), 1, around(sigma), horizon=5, later=around(wider))
+    assert found.model == pytest.approx(normal(wider, tuple(factor * s for s in sigma)), rel=0.03)
+
+
+def test_likelihoods_of_the_naive_predictions() -> None:
+    th.manual_seed(0)
+    sigma = (0.5, 2.0)
+    found = judged(Guess((0.0, 0.0)), 4, around(sigma))
+    assert found.mean == pytest.approx(normal(sigma), abs=0.05)
+    change = tuple(math.sqrt(2) * s for s in sigma)  # of independent observations
+    assert found.no_change == pytest.approx(normal(change), abs=0.05)
+
+
+def test_numbers_that_never_vary_say_nothing() -> None:
+    th.manual_seed(0)
+    sigma = (0.5, 2.0)
+    observed = around(sigma)
+    constant = th.cat([observed, th.full((len(observed), 1), 7.0)], dim=1)
+    one = judged(Guess((0.0, 0.0)), 4, observed)
+    other = judged(Guess((0.0, 0.0, 0.0), (3.0, -5.0, 7.0)), 4, constant)
+    assert one == other
 
 
 def test_the_likelihood_of_a_data_set_is_the_same_again_and_optional() -> None:
@@ -285,8 +318,9 @@ def test_the_likelihood_of_a_data_set_is_the_same_again_and_optional() -> None:
     assert first.log_likelihood == again.log_likelihood and list(first.log_likelihood) == [1, 3]
     assert evaluate_model(make(), data, (1, 3), likelihood_samples=0).log_likelihood == {}
     model = make()
-    evaluate_model(model, data, (3,), likelihood_samples=8)
-    assert model.asked == [3] * 9  # the modes, and the samples
+    alone = evaluate_model(model, data, (3,), likelihood_samples=8)
+    assert model.asked == [1] * 9 + [3] * 9  # calibration; then the modes, and the samples
+    assert list(alone.log_likelihood) == [3]
 
 
 def test_evaluating_changes_neither_model_nor_random_numbers() -> None:
@@ -306,13 +340,18 @@ def test_the_table_and_the_file_hold_every_score(tmp_path: pathlib.Path) -> None
     score = result.get("x[0]", 3)
     assert f"| x[0] | 3 | {score.n} | 3 | {score.nrmse:.4g} |" in result.table()
     assert len([line for line in table if line.startswith("| ")]) == 1 + 2 * len(OUTPUTS) and "nan" not in result.table()
-    assert f"observation 3 steps ahead: {result.log_likelihood[3]:.2f} nats." in result.table()
+    assert f"observation 3 steps ahead: {result.log_likelihood[3].model:.2f} nats (no change: " in result.table()
     assert table[-1] == "No episode is long enough for horizons 40."
     result.save_csv(tmp_path / "scores")
     with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert [(line["output"], int(line["horizon"])) for line in lines] == [(s.output, s.horizon) for s in result.scores]
-    assert [float(line["rmse"]) for line in lines] == [s.rmse for s in result.scores]
+    nats = [("log_likelihood", 1), ("log_likelihood", 3)]
+    assert [(line["output"], int(line["horizon"])) for line in lines] == [
+        *((s.output, s.horizon) for s in result.scores),
+        *nats,
+    ]
+    assert [float(line["rmse"]) for line in lines[:-2]] == [s.rmse for s in result.scores]
+    assert float(lines[-1]["nats"]) == result.log_likelihood[3].model
 
 
 def test_means_over_the_outputs_leave_out_what_has_no_number() -> None:

@@ -38,6 +38,7 @@ from sb3_dreamer.world_models.figures import (
     plot_parameters,
     plot_reconstruction,
 )
+from sb3_dreamer.world_models.likelihood import LogLikelihood
 
 LENGTHS = (12, 9, 15)
 """Rows of the episodes."""
@@ -189,15 +190,29 @@ def test_evaluation() -> None:
 
     outputs = {"obs[0]": 0.1, "obs[1]": 0.2, "constant": np.nan, "reward": 0.3, "continue": 0.4}
     scores = tuple(score(name, horizon, horizon * size) for horizon in (1, 5) for name, size in outputs.items())
-    (axes,) = plot_evaluation(ModelEvaluation(scores, {}, ())).axes
+    axes = plot_evaluation(ModelEvaluation(scores, {}, ())).axes[0]
     assert lines(axes, "constant") == []
     for name in ("obs[0]", "obs[1]", "reward", "continue"):
         ((x, y),) = lines(axes, name)
         assert x.tolist() == [1, 5] and y.tolist() == [outputs[name], 5 * outputs[name]]
     dotted = [line.get_ydata()[1] for line in axes.lines if line.get_linestyle() == ":" and len(line.get_ydata())]
     assert dotted == [10 * outputs[name] for name in ("obs[0]", "obs[1]", "reward", "continue")]
-    (axes,) = plot_evaluation(ModelEvaluation(scores, {}, ()), max_outputs=1).axes
+    axes = plot_evaluation(ModelEvaluation(scores, {}, ()), max_outputs=1).axes[0]
     assert lines(axes, "obs[0]") and lines(axes, "continue") and not lines(axes, "obs[1]")
+
+
+def test_evaluation_shows_likelihoods_and_accuracies() -> None:
+    nan = float("nan")
+    scores = tuple(Score("continue", h, 10, 0.1, nan, nan, nan, nan, 0.9 - h / 100, 0.7) for h in (1, 5))
+    likelihood = {1: LogLikelihood(3.0, 1.0, -1.0), 5: LogLikelihood(-400.0, 0.5, -1.0)}
+    _, nats, accuracies = plot_evaluation(ModelEvaluation(scores, likelihood, ())).axes
+    for label, values in (("model", [3.0, -400.0]), ("no change", [1.0, 0.5]), ("mean", [-1.0, -1.0])):
+        ((x, y),) = lines(nats, label)
+        assert x.tolist() == [1, 5] and y.tolist() == values
+    assert nats.get_ylim() == pytest.approx((-5.0, 4.0))
+    ((x, y),) = lines(accuracies, "continue")
+    assert y.tolist() == pytest.approx([0.89, 0.85])
+    assert [line.get_ydata().tolist() for line in accuracies.lines if line.get_linestyle() == ":"] == [[0.7, 0.7]]
 
 
 # ---- reconstruction
