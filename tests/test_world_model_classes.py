@@ -149,6 +149,19 @@ def test_images_go_through_the_vae_and_are_refused_by_the_mlp() -> None:
         make("mlp", env, policy="CnnPolicy")
 
 
+@pytest.mark.parametrize(
+    ("policy_kwargs", "message"),
+    [
+        (dict(world_model_class="mlp"), "must be a class of world models, such as RSSM, got 'mlp'"),
+        (dict(world_model_class=Dreamer), "must be a class of world models"),
+        (dict(world_model_kwargs=dict(size="1m", gamma=0.9)), "must not hold size, gamma"),
+    ],
+)
+def test_wrong_classes_and_arguments(policy_kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_dreamer(policy_kwargs=policy_kwargs)
+
+
 def test_arguments_of_another_class_are_refused() -> None:
     with pytest.raises(ValueError, match="MLPWorldModel has no argument 'latent'"):
         tiny_dreamer(policy_kwargs=dict(world_model_class=MLPWorldModel, latent="gaussian"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -48,8 +48,7 @@ def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> Non
         raise ValueError(f"train_ratio_decay is a share of train_ratio and must be at most 1, got {model.train_ratio_decay}.")
     if model.train_ratio_decay == model.train_ratio_steps == 0:
         raise ValueError("train_ratio_decay=0 with train_ratio_steps=0 leaves nothing to train: raise one of them.")
-    if not 0 < model.gamma <= 1:
-        raise ValueError(f"gamma must lie in (0, 1], got {model.gamma}.")
+    check_gamma(model.gamma)
     unknown = set(model.replay_buffer_kwargs or {}) - {"storage_path"}
     if unknown:
         raise ValueError(f"replay_buffer_kwargs has no {', '.join(map(repr, sorted(unknown)))}: it takes 'storage_path'.")
@@ -66,3 +65,44 @@ def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> Non
             f"{window} rows need that many steps of each of {n_envs} environments: set learning_starts to "
             f"at least {window * n_envs}, or to None, or lower batch_length."
         )
+
+
+def check_ranges(
+    positive: Mapping[str, Any] | None = None,
+    at_least_0: Mapping[str, Any] | None = None,
+    shares: Mapping[str, Any] | None = None,
+) -> None:
+    """
+    :param positive: arguments by name that must be more than 0
+    :param at_least_0: ... at least 0
+    :param shares: ... from 0 to 1
+    :raises ValueError: for the first that is not a finite number in its range
+    """
+    for arguments, good, kind in (
+        (positive, lambda value: value > 0, "positive"),
+        (at_least_0, lambda value: value >= 0, "at least 0"),
+        (shares, lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ):
+        for name, value in (arguments or {}).items():
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+            if not is_number or not good(value):
+                raise ValueError(f"{name} must be a number, {kind}, got {value!r}.")
+
+
+def check_gamma(gamma: Any) -> None:
+    """
+    :param gamma: a discount factor
+    :raises ValueError: it is not a number above 0 and at most 1
+    """
+    if not isinstance(gamma, float | int) or not 0 < gamma <= 1:
+        raise ValueError(f"gamma must lie in (0, 1], got {gamma!r}.")
+
+
+def check_whole(**arguments: Any) -> None:
+    """
+    :param arguments: by name
+    :raises ValueError: for the first that is not a whole number of at least 1
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or value != value // 1 or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")

@@ -174,6 +174,16 @@ class DreamerPolicy(RecurrentModelPolicy):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}.")
         self.precision, self.compiles = precision, compile
         sizes = get_size(size)
+        if not (isinstance(world_model_class, type) and issubclass(world_model_class, WorldModel)):
+            raise ValueError(
+                f"world_model_class must be a class of world models, such as RSSM, got {world_model_class!r:.100}."
+            )
+        taken = [name for name in ("keys", "action_size", "size", "gamma", "encoder") if name in (world_model_kwargs or {})]
+        if taken:
+            raise ValueError(
+                f"world_model_kwargs must not hold {', '.join(taken)}: size and features_extractor_class are arguments of the "
+                "policy, gamma of the algorithm, the rest comes from the environment."
+            )
         model_kwargs = {**getattr(world_model_class, "small_task_kwargs", {}), **(world_model_kwargs or {})}
         if latent is not None:
             model_kwargs["latent"] = latent

@@ -23,7 +23,7 @@ from sb3_dreamer.world_models.trajectories import actions_for_model, continue_pr
 class DreamVecEnv(VecEnv):
     """
     Many dreams side by side, each step one batch through the model, on its device. A dream starts from the state of a row of
-    the data set, goes on as the model's prior says, terminates with the probability that the model gives, and is truncated
+    the data set, goes on as the model's prior says, terminates where the model holds that more likely than not, and is truncated
     after ``max_episode_steps``. Observations are what the model decodes, clipped into the observation space; the first one is
     decoded as well.
 
@@ -32,7 +32,9 @@ class DreamVecEnv(VecEnv):
     :param n_envs: dreams side by side
     :param max_episode_steps: length of a dream; None for that of the longest episode of the data
     :param start_from: ``"first"``: episodes' first rows; ``"any"``: any row but the last
-    :param deterministic: modes instead of samples, and termination where it is more probable than not
+    :param deterministic: modes instead of samples
+    :param sample_ends: terminate with the probability that the model gives instead: right where ends are a matter of chance, but
+        what little probability a model leaves to what never happens ends long dreams early
     :param seed: of starts and samples
     :raises ValueError: spaces that are not the model's, or arguments that cannot work
     """
@@ -45,6 +47,7 @@ class DreamVecEnv(VecEnv):
         max_episode_steps: int | None = None,
         start_from: Literal["first", "any"] = "first",
         deterministic: bool = False,
+        sample_ends: bool = False,
         seed: int | None = None,
     ) -> None:
         check_dataset(model, starts)
@@ -53,7 +56,7 @@ class DreamVecEnv(VecEnv):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
         if start_from not in ("first", "any"):
             raise ValueError(f"start_from must be 'first' or 'any', got {start_from!r}.")
-        self.model, self.deterministic = model.eval(), deterministic
+        self.model, self.deterministic, self.sample_ends = model.eval(), deterministic, sample_ends
         self.render_mode: str | None = None
         super().__init__(n_envs, model.observation_space, model.action_space)
         lengths = np.diff(starts.bounds(), axis=1)[:, 0] - 1
@@ -114,8 +117,10 @@ class DreamVecEnv(VecEnv):
         self._state = rollout.states.map(lambda part: part[:, -1])
         rewards = model.predict_reward(self._state).cpu().numpy().astype(np.float32)
         goes_on = continue_probability(model, model.predict_discount(self._state))
-        bar = th.rand(goes_on.shape, generator=self._generator, device=goes_on.device)
-        terminated = (goes_on < (0.5 if self.deterministic else bar)).cpu().numpy()
+        bar: th.Tensor | float = 0.5
+        if self.sample_ends:
+            bar = th.rand(goes_on.shape, generator=self._generator, device=goes_on.device)
+        terminated = (goes_on < bar).cpu().numpy()
         self._steps += 1
         dones = terminated | (self._steps >= self.max_episode_steps)
         obs = self._decode(self._state)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch as th
 import torch.nn.functional as F
 
+from sb3_dreamer.common.arguments import check_gamma, check_whole
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli
 from sb3_dreamer.common.networks import MLP, Norm, bounded
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
@@ -78,8 +79,8 @@ class MarkovWorldModel(StandaloneWorldModel):
         prior: StateFamily,
     ) -> None:
         super().__init__()
-        if unroll_steps < 1 or unroll_steps != int(unroll_steps):
-            raise ValueError(f"unroll_steps must be a whole number of at least 1, got {unroll_steps!r}.")
+        check_gamma(gamma)
+        check_whole(unroll_steps=unroll_steps)
         self.gamma, self.unroll_steps, self.action_size = gamma, int(unroll_steps), action_size
         self.deter_size, self.stoch_size = 1, state_size
         self.posterior, self.prior = posterior, prior

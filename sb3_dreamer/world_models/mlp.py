@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch as th
 import torch.nn.functional as F
 
+from sb3_dreamer.common.arguments import check_ranges
 from sb3_dreamer.common.distributions import OneHotCategorical, OneHotGroups
 from sb3_dreamer.common.math import random_like
 from sb3_dreamer.common.networks import MLP, Norm
@@ -159,6 +160,7 @@ class MLPWorldModel(MarkovWorldModel):
         self.dynamics = MLP(layout.size + action_size, sizes.units, sizes.layers, layout.size, norm, out_scale=0.1)
         self.changes = VectorScaling("running", layout.parts[0])
         self.loss_scales = {"dynamics": dynamics_scale, "reward": reward_scale, "continue": continue_scale}
+        check_ranges(at_least_0=self.loss_scales)
 
     def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         for key, scaling in zip(self.layout.order, self.scalings, strict=True):

@@ -9,6 +9,7 @@ import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
+from sb3_dreamer.common.arguments import check_gamma, check_ranges
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli, TwoHot
 from sb3_dreamer.common.latents import CategoricalLatents, GaussianLatents, LatentFamily
 from sb3_dreamer.common.math import symexp_bins
@@ -97,6 +98,8 @@ class RSSM(StandaloneWorldModel):
         encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_gamma(gamma)
+        check_ranges(positive=dict(min_std=min_std), at_least_0=dict(free_nats=free_nats), shares=dict(unimix=unimix))
         size = get_size(size)
         self.latents: LatentFamily
         if latent == "categorical":
@@ -143,6 +146,7 @@ class RSSM(StandaloneWorldModel):
             kl_dynamics=kl_dynamics_scale,
             kl_representation=kl_representation_scale,
         )
+        check_ranges(at_least_0=self.loss_scales)
 
     def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         self.observation_model.update_statistics(obs)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch as th
 import torch.nn as nn
 
+from sb3_dreamer.common.arguments import check_ranges, check_whole
 from sb3_dreamer.common.latents import GaussianLatents
 from sb3_dreamer.common.networks import MLP, Norm, bounded
 from sb3_dreamer.common.preprocessing import ObservationKey
@@ -95,8 +96,8 @@ class VAEWorldModel(MarkovWorldModel):
             raise ValueError(f"dynamics must be 'deterministic' or 'gaussian', got {dynamics!r}.")
         sizes = get_size(size)
         latent_size = 2 * sizes.groups if latent_size is None else latent_size
-        if latent_size < 1:
-            raise ValueError(f"latent_size must be at least 1, got {latent_size}.")
+        check_whole(latent_size=latent_size)
+        check_ranges(positive=dict(min_std=min_std), at_least_0=dict(beta=beta, free_nats=free_nats))
         latents = GaussianLatents(latent_size, min_std)
         prior = latents if dynamics == "gaussian" else Certain()
         super().__init__(action_size, latent_size, sizes, gamma, norm, unroll_steps, latents, prior)
@@ -115,6 +116,7 @@ class VAEWorldModel(MarkovWorldModel):
         self.loss_scales.update(kl=beta, dynamics=dynamics_scale, reward=reward_scale, **{"continue": continue_scale})
         if joint:
             self.loss_scales["representation"] = beta * representation_scale
+        check_ranges(at_least_0=self.loss_scales)
 
     def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         self.observation_model.update_statistics(obs)

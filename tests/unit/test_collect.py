@@ -11,7 +11,7 @@ from conftest import Clock, tiny_dreamer
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import DQN, PPO, SAC
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_dreamer.world_models import EpisodeDataset, collect, from_minari, from_replay_buffer
 
@@ -388,3 +388,13 @@ def test_minari_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(ImportError, match="pip install minari"):
         from_minari("D4RL/pointmaze/umaze-v2")
+
+
+def test_what_a_vec_normalize_changes_is_refused() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Clock(length=5)]))
+    with pytest.raises(ValueError, match="VecNormalize"):
+        collect(env, None, 5)
+    agent = PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="VecNormalize"):
+        collect(Clock(length=5), agent, 5)
+    assert len(collect(env.venv, lambda obs: agent.predict(env.normalize_obs(obs))[0], 5)) == 6

@@ -154,7 +154,7 @@ def test_the_last_observation_is_that_of_the_dream_that_ended() -> None:
 def test_dreams_terminate_as_often_as_the_model_says() -> None:
     for ends, share in ((20.0, 1.0), (-20.0, 0.0), (0.0, None)):
         model = make(ends=ends)
-        env = model.as_env(DATA, 2000, seed=0)
+        env = model.as_env(DATA, 2000, seed=0, sample_ends=True)
         env.reset()
         with th.no_grad():
             state = model.unroll(th.zeros(1, 1, 1), env._state.map(lambda part: part[:1]), 1).states.map(
@@ -165,11 +165,11 @@ def test_dreams_terminate_as_often_as_the_model_says() -> None:
         assert dones.mean() == pytest.approx(1 - goes_on if share is None else share, abs=0.04)
         assert all(infos[i]["TimeLimit.truncated"] is False for i in np.flatnonzero(dones))
     assert goes_on == pytest.approx(0.5 / model.gamma)  # not discounted
-    env = make(ends=-np.log(0.8 / 0.2), gamma=0.8).as_env(DATA, 500, seed=0)
+    env = make(ends=-np.log(0.8 / 0.2), gamma=0.8).as_env(DATA, 500, seed=0, sample_ends=True)
     env.reset()
     assert not env.step(actions_of(env))[2].any()  # its head has learnt that all goes on: discount and no end
     for ends in (0.1, -0.1):  # the more probable of the two
-        env = make(ends=ends).as_env(DATA, 50, deterministic=True)
+        env = make(ends=ends).as_env(DATA, 50)
         env.reset()
         assert env.step(actions_of(env))[2].tolist() == [ends > 0] * 50
 

@@ -10,10 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from conftest import tiny_dreamer
 from gymnasium import spaces
 
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.world_models import RSSM, EpisodeDataset, MLPWorldModel, StandaloneWorldModel, VAEWorldModel, fit, rows
+from sb3_dreamer.world_models import (
+    RSSM,
+    EpisodeDataset,
+    MLPWorldModel,
+    StandaloneWorldModel,
+    VAEWorldModel,
+    collect,
+    fit,
+    rows,
+)
 from sb3_dreamer.world_models.dataset import EpisodeRecorder
 from sb3_dreamer.world_models.fitting import _update, validation_losses
 from sb3_dreamer.world_models.rows import Rows, filter_episodes
@@ -354,3 +364,70 @@ def test_a_model_that_could_not_be_written_is_refused_before_it_learns(tmp_path:
 def test_the_progress_bar_counts_updates(capsys: pytest.CaptureFixture[str]) -> None:
     fit(make(), DATA, updates=4, batch_size=2, batch_length=5, progress_bar=True)
     assert "4/4" in capsys.readouterr().err
+
+
+PENDULUM = "envs:ContinuousPendulum-v0"
+
+
+def test_a_later_fit_leaves_the_scales_alone(tmp_path: pathlib.Path) -> None:
+    """Other scales would change what the weights have learnt."""
+    first, other = (collect(PENDULUM, None, 400, seed=seed) for seed in (0, 1))
+    model = RSSM.from_spaces(first.observation_space, first.action_space, size="debug", seed=0)
+    model.fit(first, 5)
+    scaling: Any = model.observation_model.scalings[0]
+    known = scaling.count.item(), scaling.mean.clone()
+    assert known[0] == 201  # the other episode is for validation
+    model.save(tmp_path / "model.pt")
+    for again in (model, RSSM.load(tmp_path / "model.pt")):
+        again.fit(other, 5)
+        scaling = again.observation_model.scalings[0]
+        assert scaling.count.item() == known[0] and th.equal(scaling.mean, known[1])
+
+
+def test_a_fit_that_makes_it_worse_changes_nothing() -> None:
+    data = collect(PENDULUM, None, 600, seed=0)
+    model = MLPWorldModel.from_spaces(data.observation_space, data.action_space, size="debug", seed=0)
+    model.fit(data, 150)
+    before = {name: part.clone() for name, part in model.state_dict().items()}
+    history = model.fit(data, 4, learning_rate=3.0, eval_every=1)
+    assert history.best_update is None and min(history.validation["total"]) > 0
+    assert all(th.equal(part, before[name]) for name, part in model.state_dict().items())
+
+
+def test_an_agents_model_is_not_fitted() -> None:
+    model: Any = tiny_dreamer().world_model
+    with pytest.raises(ValueError, match="belongs to an agent"):
+        model.fit(collect(PENDULUM, None, 400, seed=0), 1)
+
+
+def test_interrupted_it_has_its_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = collect(PENDULUM, None, 600, seed=0)
+    model = MLPWorldModel.from_spaces(data.observation_space, data.action_space, size="debug", seed=0)
+    loss, seen = model.loss, []
+
+    def interrupt(batch: Any) -> Any:
+        seen.append({name: part.clone() for name, part in model.state_dict().items()})
+        if len(seen) == 30:
+            raise KeyboardInterrupt
+        return loss(batch)
+
+    monkeypatch.setattr(model, "loss", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data, 100, validation=None, eval_every=10)
+    assert not model.training
+    assert all(th.equal(part, seen[20][name]) for name, part in model.state_dict().items())
+
+
+def test_models_alone_do_not_end_dreams_of_a_task_without_ends() -> None:
+    """The continue flag is learnt without a discount, which a dream could not tell from a chance to end."""
+    data = collect(PENDULUM, None, 1000, seed=0)
+    model = MLPWorldModel.from_spaces(data.observation_space, data.action_space, size="toy", seed=0)
+    assert model.gamma == 1.0
+    model.fit(data, 300, learning_rate=3e-3)
+    dreams = model.as_env(None, n_envs=20, max_episode_steps=50, seed=0)
+    dreams.reset()
+    ended = 0
+    for _ in range(50):
+        _, _, dones, infos = dreams.step(np.zeros((20, 1), np.float32))
+        ended += sum(not info["TimeLimit.truncated"] for done, info in zip(dones, infos, strict=True) if done)
+    assert ended <= 2

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import LatentState, SequenceBatch
-from sb3_dreamer.world_models import MLPWorldModel, ModelSize, VAEWorldModel
+from sb3_dreamer.world_models import RSSM, MLPWorldModel, ModelSize, VAEWorldModel
 from sb3_dreamer.world_models.markov import MarkovWorldModel
 
 KEYS = [ObservationKey("obs", "vector", 2, (2,), "float32")]
@@ -326,7 +326,14 @@ def test_images() -> None:
     [
         (lambda: VAEWorldModel(KEYS, 2, SMALL, dynamics="linear"), "dynamics must be"),
         (lambda: VAEWorldModel(KEYS, 2, SMALL, latent_size=0), "latent_size must be"),
+        (lambda: VAEWorldModel(KEYS, 2, SMALL, latent_size=2.5), "latent_size must be"),
         (lambda: VAEWorldModel(KEYS, 2, SMALL, unroll_steps=0), "unroll_steps must be"),
+        (lambda: VAEWorldModel(KEYS, 2, SMALL, min_std=-1), "min_std must be a number, positive, got -1"),
+        (lambda: VAEWorldModel(KEYS, 2, SMALL, beta=-5), "beta must be a number, at least 0"),
+        (lambda: VAEWorldModel(KEYS, 2, SMALL, gamma=1.5), r"gamma must lie in \(0, 1\]"),
+        (lambda: MLPWorldModel(KEYS, 2, SMALL, reward_scale=float("nan")), "reward must be a number, at least 0"),
+        (lambda: RSSM(KEYS, 2, SMALL, unimix=3), "unimix must be a number, from 0 to 1"),
+        (lambda: RSSM(KEYS, 2, SMALL, gamma=0), r"gamma must lie in \(0, 1\]"),
         (lambda: MLPWorldModel(KEYS, 2, SMALL, unroll_steps=1.5), "unroll_steps must be"),
         (lambda: MLPWorldModel([ObservationKey("o", "image", 4, (1, 2, 2), "uint8")], 2, SMALL), "not images"),
         (lambda: MLPWorldModel(KEYS, 2, SMALL, normalize_obs="max"), "normalize_obs must be"),

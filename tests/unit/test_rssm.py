@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import pytest
 import torch as th
@@ -262,3 +263,26 @@ def test_sizes() -> None:
         get_size("2m")
     with pytest.raises(ValueError, match="latent"):
         make("binary")
+
+
+def test_planets_kl_is_one_that_both_sides_follow_above_3_nats() -> None:
+    """Two halves of weight 1, each with a gradient to one side only, are one KL with a gradient to both."""
+    model: Any = make(**{**RSSM.planet_kwargs, "latent": "gaussian"})
+    nets = [model.prior_net, model.posterior_net]
+    batch = make_batch(model)
+    for far in (0.0, 3.0):  # below the free nats there is no gradient at all
+        with th.no_grad():
+            for net in nets:
+                net.out.weight.zero_()
+            model.posterior_net.out.bias[:4] = far
+        model.zero_grad()
+        _, losses, _ = model.loss(batch)
+        th.stack(
+            [model.loss_scales[name] * losses[name].mean() for name in ("kl_dynamics", "kl_representation")]
+        ).sum().backward()
+        params = [net.out.bias.detach().clone().requires_grad_() for net in nets]
+        prior, posterior = (th.distributions.Normal(p[:4], F.softplus(p[4:]) + 0.1) for p in params)
+        th.distributions.kl_divergence(posterior, prior).sum().clamp_min(3.0).backward()
+        for net, wanted in zip(nets, params, strict=True):
+            assert th.allclose(net.out.bias.grad, wanted.grad, atol=1e-4)
+        assert (model.posterior_net.out.bias.grad.abs().max() > 0.1) == (far > 0)

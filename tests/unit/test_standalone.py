@@ -329,3 +329,27 @@ def test_the_world_model_of_a_dreamer_is_one_as_well(tmp_path: pathlib.Path) -> 
         model.save(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
     dreamer.learn(20)  # and goes on learning
+
+
+def test_dreams_by_keyword_and_from_the_middle_of_an_episode() -> None:
+    model = RSSM.from_spaces(spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, (1,)), size="debug", seed=0)
+    rng = np.random.default_rng(0)
+    obs, actions = rng.normal(size=(4, 3)).astype(np.float32), rng.uniform(-2, 2, (6, 1)).astype(np.float32)
+    by_keyword = model.imagine(obs=obs[0], actions=actions, horizon=2)
+    assert np.array_equal(by_keyword.observations, model.imagine(obs[0], actions, 2).observations)
+    state = model.encode(obs[0])
+    for t in (1, 2):
+        state = model.encode(obs[t], state, actions[t - 1])
+    on = model.imagine(obs[3], actions[3:], before=state, prev_action=actions[2])
+    start = model.encode(obs[3], state, actions[2])
+    plan = th.as_tensor(actions[3:] / 2)[None]
+    wanted = model.decode(model.imagine(plan, start, 3, True).states)["obs"][0].detach().numpy()
+    assert np.allclose(on.observations, wanted, atol=1e-6)
+    assert not np.allclose(on.observations, model.imagine(obs[3], actions[3:]).observations, atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "horizon"), [((2, 3, 1), 4), ((1, 3, 1), 3), ((2, 0, 1), 0)])
+def test_plans_that_do_not_fit_the_states_are_refused(shape: tuple[int, ...], horizon: int) -> None:
+    model = RSSM.from_spaces(spaces.Box(-1, 1, (3,)), spaces.Box(-2, 2, (1,)), size="debug", seed=0)
+    with pytest.raises(ValueError, match=r"actions has shape|horizon must be"):
+        model.imagine(th.zeros(shape), model.initial_state(2), horizon)
