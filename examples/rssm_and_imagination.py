@@ -30,10 +30,10 @@ for kind in (VAEWorldModel, RSSM):
 model = models[RSSM]
 
 
-# Can the velocity be read from its state, although it was never shown? Its sign colours the states.
+# Can the velocity be read from its state, although it was never shown? It colours the states.
 def velocity(data):
-    angle = np.unwrap(np.arctan2(data.observations["obs"][:, 1], data.observations["obs"][:, 0]))
-    return np.gradient(angle) / 0.05
+    angles = (np.unwrap(np.arctan2(episode.observations["obs"][:, 1], episode.observations["obs"][:, 0])) for episode in data)
+    return np.concatenate([np.gradient(angle) / 0.05 for angle in angles])
 
 
 plot_latent_space(model, test, color_by=velocity).savefig(out / "latent_space.png", dpi=120)

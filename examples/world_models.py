@@ -41,13 +41,13 @@ for kind in (MLPWorldModel, VAEWorldModel, RSSM):
     errors = [found.mean("nrmse", horizon) for horizon in reached]
     print(f"{name:14} ({history.seconds:.0f} s) one-step R² {found.mean('r2', 1):.4f}, of the reward "
           f"{found.get('reward', 1).r2:.4f}; {reached[-1]} steps ahead {errors[-1]:.2f} standard deviations off")  # fmt: skip
-    axes[0].plot(history.updates, history.validation["reward"], label=name)
+    axes[0].plot(reached, [found.get("reward", horizon).nrmse for horizon in reached], "o-", label=name)
     axes[1].plot(reached, errors, "o-", label=name)
     dream = model.imagine(test.observations["obs"][0], test.actions[:60])
     axes[2].plot(dream.observations[:, 0], label=name)
-axes[0].set(title="Loss of the reward on held-out episodes", xlabel="update", yscale="log")
+axes[0].set(title="Error of the reward / standard deviation", xlabel="steps ahead", ylim=(0, None))
 axes[1].plot(reached, [found.mean("no_change_nrmse", horizon) for horizon in reached], "k:", label="predict no change")
-axes[1].set(title="Open-loop error / standard deviation", xlabel="steps ahead", ylim=(0, None))
+axes[1].set(title="Error of the observation / standard deviation", xlabel="steps ahead", ylim=(0, None))
 axes[2].plot(test.observations["obs"][:61, 0], "k--", label="truth")
 axes[2].set(title="cos θ, dreamt from one observation", xlabel="step")
 for panel in axes:

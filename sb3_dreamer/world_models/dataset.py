@@ -22,7 +22,7 @@ SINGLE = "obs"
 """Key of an observation that is not a dictionary."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EpisodeDataset:
     """
     Episodes one after the other, as rows aligned like a replay's (:mod:`sb3_dreamer.common.types`): an episode of n steps has

@@ -23,9 +23,9 @@ from sb3_dreamer.world_models.trajectories import actions_for_model, continue_pr
 class DreamVecEnv(VecEnv):
     """
     Many dreams side by side, each step one batch through the model, on its device. A dream starts from the state of a row of
-    the data set, goes on as the model's prior says, terminates where the model holds that more likely than not, and is truncated
-    after ``max_episode_steps``. Observations are what the model decodes, clipped into the observation space; the first one is
-    decoded as well.
+    the data set, goes on as the model's prior says, terminates where the model holds that more likely than not, and is
+    truncated after ``max_episode_steps``. Observations are what the model decodes, clipped into the observation space; the
+    first one is decoded as well.
 
     :param model: a fitted model
     :param starts: episodes to start from
@@ -33,8 +33,8 @@ class DreamVecEnv(VecEnv):
     :param max_episode_steps: length of a dream; None for that of the longest episode of the data
     :param start_from: ``"first"``: episodes' first rows; ``"any"``: any row but the last
     :param deterministic: modes instead of samples
-    :param sample_ends: terminate with the probability that the model gives instead: right where ends are a matter of chance, but
-        what little probability a model leaves to what never happens ends long dreams early
+    :param sample_ends: terminate with the probability that the model gives instead: right where ends are a matter of chance,
+        but what little probability a model leaves to what never happens ends long dreams early
     :param seed: of starts and samples
     :raises ValueError: spaces that are not the model's, or arguments that cannot work
     """

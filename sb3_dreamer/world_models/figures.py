@@ -14,6 +14,8 @@ import torch as th
 
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.drawing import (
+    DREAMT,
+    SEEN,
     Trace,
     check_counts,
     decoded_trace,
@@ -38,9 +40,6 @@ from sb3_dreamer.world_models.trajectories import check_horizon
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-TRUTH, SEEN, DREAMT = "0.7", "tab:blue", "tab:orange"
-"""Colours of what happened, of what the model decodes of rows it has seen, and of what it dreams."""
 
 
 def plot_losses(history: FitHistory) -> Figure:

@@ -64,6 +64,7 @@ class StandaloneWorldModel(WorldModel):
         action_space: spaces.Space,
         size: str | ModelSize = "small",
         convolve: bool | None = None,
+        normalize_images: bool = True,
         seed: int | None = None,
         device: th.device | str = "cpu",
         **kwargs: Any,
@@ -73,6 +74,7 @@ class StandaloneWorldModel(WorldModel):
         :param action_space: of the environment
         :param size: widths and depths, by name or as a ModelSize
         :param convolve: see images with convolutions; None to do so where there are any of at least 16 by 16 pixels
+        :param normalize_images: SB3's: False for images that are floats between 0 and 1 already
         :param seed: of the weights; None for torch's own random numbers
         :param device: torch device
         :param kwargs: further arguments of the class, over :attr:`small_task_kwargs` and :attr:`alone_kwargs`
@@ -82,15 +84,20 @@ class StandaloneWorldModel(WorldModel):
         observation_space = channels_first(observation_space)
         if convolve is None:
             parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
-            convolve = any(is_picture(part) and min(part.shape[-2:]) >= 16 for part in parts)  # type: ignore[index]
-        observation_codec = ObservationCodec(observation_space, convolve)
+            convolve = any(is_picture(part, normalize_images) and min(part.shape[-2:]) >= 16 for part in parts)  # type: ignore[index]
+        observation_codec = ObservationCodec(observation_space, convolve, normalize_images)
         action_codec = ActionCodec(action_space)
         arguments = {**cls.small_task_kwargs, **cls.alone_kwargs, **kwargs}
         with seeded(th.device("cpu"), seed):
             model = cls(keys=observation_codec.keys, action_size=action_codec.size, size=size, **arguments)
         model.attach(observation_codec, action_codec)
         model._arguments = dict(
-            observation_space=observation_space, action_space=action_space, size=size, convolve=convolve, **arguments
+            observation_space=observation_space,
+            action_space=action_space,
+            size=size,
+            convolve=convolve,
+            normalize_images=normalize_images,
+            **arguments,
         )
         return model.to(device).eval()
 
