@@ -7,10 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.env_util import is_wrapped
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.preprocessing import is_image_space_channels_first
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from sb3_dreamer.common.preprocessing import is_picture
 
 _FINAL_KEYS = frozenset({"final_obs", "_final_obs", "final_info", "_final_info"})
 
@@ -213,3 +217,16 @@ def split_infos(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
         for index in np.flatnonzero(mask):
             result[index][key] = deepcopy(values[index])
     return result
+
+
+def channels_first(space: spaces.Space) -> spaces.Space:
+    """
+    :param space: observations
+    :return: the same with images channels first, as SB3 shows them to models
+    """
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({name: channels_first(part) for name, part in space.spaces.items()})
+    if isinstance(space, spaces.Box) and len(space.shape) == 3 and is_picture(space):
+        if not is_image_space_channels_first(space):
+            return VecTransposeImage.transpose_space(space)
+    return space

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch as th
 
 from sb3_dreamer.common.bookkeeping import seeded
+from sb3_dreamer.common.vec_env import channels_first
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.progress import ProgressBar
 from sb3_dreamer.world_models.rows import Rows, episode_chunks
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
-from sb3_dreamer.world_models.trajectories import channels_first
 
 PLATEAU = 3
 """Entries of the history without improvement after which the learning rate is halved."""

@@ -15,12 +15,12 @@ from sb3_dreamer.common.bookkeeping import seeded, write_atomically
 from sb3_dreamer.common.plain_data import NotPlainError, decode, encode, name_classes
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, is_picture
 from sb3_dreamer.common.types import ImaginedRollout, LatentState
+from sb3_dreamer.common.vec_env import channels_first
 from sb3_dreamer.common.world_model import Policy, WorldModel
 from sb3_dreamer.world_models.sizes import ModelSize
 from sb3_dreamer.world_models.trajectories import (
     ImaginedTrajectory,
     actions_for_model,
-    channels_first,
     check_horizon,
     describe_rollout,
 )

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space_channels_first
-from stable_baselines3.common.vec_env import VecTransposeImage
 
-from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, is_picture
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.common.types import ImaginedRollout
 from sb3_dreamer.common.world_model import WorldModel
 
@@ -128,16 +126,3 @@ def find_outside(actions: np.ndarray, codec: ActionCodec) -> int | None:
         inside = (actions == np.rint(actions)) & (actions >= codec.start) & (actions < codec.start + np.array(codec.classes))
     outside = ~inside.all(axis=1)
     return int(outside.argmax()) if outside.any() else None
-
-
-def channels_first(space: spaces.Space) -> spaces.Space:
-    """
-    :param space: observations
-    :return: the same with images channels first, as SB3 shows them to models
-    """
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({name: channels_first(part) for name, part in space.spaces.items()})
-    if isinstance(space, spaces.Box) and len(space.shape) == 3 and is_picture(space):
-        if not is_image_space_channels_first(space):
-            return VecTransposeImage.transpose_space(space)
-    return space
