@@ -39,7 +39,7 @@ from sb3_dreamer.world_models import (
 RESULTS = Path(__file__).parent / "results" / "world_models"
 TEST_SEED = 10_000
 """Added to a run's seed for the episodes it is judged by."""
-UPDATES = 1500
+UPDATES = 2000
 Line = dict[str, Any]
 Make = Callable[..., StandaloneWorldModel]
 

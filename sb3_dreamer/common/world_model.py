@@ -66,11 +66,12 @@ class WorldModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def observe(self, batch: SequenceBatch) -> LatentState:
+    def observe(self, batch: SequenceBatch, deterministic: bool = False) -> LatentState:
         """
         Filter a batch of sequences.
 
         :param batch: B sequences of T rows
+        :param deterministic: modes of the posteriors, no samples
         :return: posterior states ``(B, T, ...)``
         """
 

@@ -32,7 +32,7 @@ class DreamVecEnv(VecEnv):
     :param n_envs: dreams side by side
     :param max_episode_steps: length of a dream; None for that of the longest episode of the data
     :param start_from: ``"first"``: episodes' first rows; ``"any"``: any row but the last
-    :param deterministic: modes instead of samples
+    :param deterministic: modes instead of samples, of the states that dreams start from as well
     :param sample_ends: terminate with the probability that the model gives instead: right where ends are a matter of chance,
         but what little probability a model leaves to what never happens ends long dreams early
     :param seed: of starts and samples
@@ -65,7 +65,7 @@ class DreamVecEnv(VecEnv):
         wanted = starts.is_first if start_from == "first" else ~starts.is_last.astype(bool)
         chosen = th.as_tensor(np.flatnonzero(wanted), device=model.device)
         with looking(model, 0 if seed is None else seed):
-            self._starts = filter_episodes(rows, model).map(lambda part: part[chosen])
+            self._starts = filter_episodes(rows, model, deterministic).map(lambda part: part[chosen])
         self._generator = th.Generator(model.device)
         self.seed(seed)
         self._state = self._starts.map(lambda part: part[:1].expand(n_envs, -1).clone())

@@ -1,7 +1,7 @@
 """
 Figures of a world model: how it learnt, what it decodes and dreams, its states, its size. Each function returns a matplotlib
-``Figure``, which is neither shown nor saved: ``figure.savefig("losses.png")``. Posterior states are samples, as in learning,
-drawn with a fixed seed; looking leaves the model and torch's random numbers as they were.
+``Figure``, which is neither shown nor saved: ``figure.savefig("losses.png")``. Posterior states are modes; what is sampled is
+drawn with a fixed seed. Looking leaves the model and torch's random numbers as they were.
 """
 
 from __future__ import annotations

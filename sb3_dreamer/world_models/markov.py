@@ -151,8 +151,9 @@ class MarkovWorldModel(StandaloneWorldModel):
     def _sample(self, params: th.Tensor) -> th.Tensor:
         return self.posterior.sample(params, self.posterior.noise(tuple(params.shape[:-1]), params))
 
-    def observe(self, batch: SequenceBatch) -> LatentState:
-        return self._states(batch, self._sample(self.infer(self.scale(batch.obs))))
+    def observe(self, batch: SequenceBatch, deterministic: bool = False) -> LatentState:
+        params = self.infer(self.scale(batch.obs))
+        return self._states(batch, self.posterior.mode(params) if deterministic else self._sample(params))
 
     # ---- dreaming
 

@@ -129,14 +129,15 @@ def episode_chunks(rows: Rows, model: WorldModel, length: int = 64) -> Iterator[
 
 
 @th.no_grad()
-def filter_episodes(rows: Rows, model: WorldModel) -> LatentState:
+def filter_episodes(rows: Rows, model: WorldModel, deterministic: bool = True) -> LatentState:
     """
     :param rows: the data, whose kept latents are replaced
     :param model: the world model
+    :param deterministic: modes of the posteriors, no samples
     :return: posterior states of all rows, each episode filtered from its start, ``(N, ...)``
     """
     for chunk, found in episode_chunks(rows, model):
-        states = model.observe(chunk.batch)
+        states = model.observe(chunk.batch, deterministic)
         found.append(states)
         inside = chunk.valid.bool()
         rows.latents.deter[chunk.rows[inside]] = states.deter[inside]

@@ -187,7 +187,9 @@ class RSSM(StandaloneWorldModel):
             return LatentState(deter, self.latents.mode(params))
         return LatentState(deter, self.latents.sample(params, self.latents.noise((len(deter),), deter, generator)))
 
-    def _filter(self, batch: SequenceBatch, scaled: dict[str, th.Tensor]) -> tuple[LatentState, th.Tensor]:
+    def _filter(
+        self, batch: SequenceBatch, scaled: dict[str, th.Tensor], deterministic: bool = False
+    ) -> tuple[LatentState, th.Tensor]:
         """:return: posterior states ``(B, T, ...)`` and the posterior's parameters ``(B, T, P)``"""
         keep = (1.0 - batch.is_first).unsqueeze(-1)  # (B, T, 1)
         weights = self.core.unroll_weights()
@@ -199,13 +201,13 @@ class RSSM(StandaloneWorldModel):
         for t, keep_t in enumerate(keep.unbind(1)):
             deter = self.core.step(deter * keep_t, stoch * keep_t, action_terms[t], weights)
             params_t = self._posterior_params(deter, embed_terms[t])
-            stoch = self.latents.sample(params_t, noise[t])
+            stoch = self.latents.mode(params_t) if deterministic else self.latents.sample(params_t, noise[t])
             states.append(LatentState(deter, stoch))
             params.append(params_t)
         return LatentState.stack(states, dim=1).join(), th.stack(params, dim=1)
 
-    def observe(self, batch: SequenceBatch) -> LatentState:
-        return self._filter(batch, self.observation_model.scale(batch.obs))[0]
+    def observe(self, batch: SequenceBatch, deterministic: bool = False) -> LatentState:
+        return self._filter(batch, self.observation_model.scale(batch.obs), deterministic)[0]
 
     # ---- dreaming
 

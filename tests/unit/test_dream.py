@@ -109,11 +109,13 @@ def test_dreams_start_from_filtered_rows_of_the_data() -> None:
         distances = np.abs(found[:, None] - rows[where]).sum(-1)
         assert distances.min(1).max() < 1e-5 and set(distances.argmin(1)) == set(range(where.sum()))
     model = make()  # with a memory: as filtering whole episodes gives them
-    env = model.as_env(DATA, 50, start_from="any", seed=3)
-    th.manual_seed(3)
-    states = filter_episodes(Rows(DATA, model, model.observation_codec, model.action_codec), model).feat[~DATA.is_last]
-    env.reset()
-    assert all((states - feat).abs().max(1).values.min() < 1e-6 for feat in env._state.feat)
+    for modes in (False, True):
+        env = model.as_env(DATA, 50, start_from="any", seed=3, deterministic=modes)
+        th.manual_seed(3)
+        rows_ = Rows(DATA, model, model.observation_codec, model.action_codec)
+        states = filter_episodes(rows_, model, deterministic=modes).feat[~DATA.is_last]
+        env.reset()
+        assert all((states - feat).abs().max(1).values.min() < 1e-6 for feat in env._state.feat)
 
 
 def test_dreams_are_cut_after_their_time_and_start_again_each_alone() -> None:

@@ -55,7 +55,7 @@ class Counter(StandaloneWorldModel):
     def observe_step(self, obs: Any, *args: Any, **kwargs: Any) -> LatentState:
         raise NotImplementedError
 
-    def observe(self, batch: SequenceBatch) -> LatentState:
+    def observe(self, batch: SequenceBatch, deterministic: bool = False) -> LatentState:
         deter = th.cat([batch.obs[key.name] for key in self.keys], dim=-1)
         return LatentState(deter, th.zeros(*deter.shape[:-1], 1))
 

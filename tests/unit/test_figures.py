@@ -530,7 +530,7 @@ def test_models_look_in_evaluation_mode(look: Any, monkeypatch: pytest.MonkeyPat
     model = make_model(RSSM, data).train()
     modes: list[bool] = []
     observe = model.observe
-    monkeypatch.setattr(model, "observe", lambda batch: (modes.append(model.core.training), observe(batch))[1])
+    monkeypatch.setattr(model, "observe", lambda batch, mode: (modes.append(model.core.training), observe(batch, mode))[1])
     look(model, data)
     assert modes == [False] and model.training
 
