@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
@@ -11,12 +9,12 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_dreamer.common.bookkeeping import seeded, write_atomically
-from sb3_dreamer.common.plain_data import NotPlainError, decode, encode, name_classes
+from sb3_dreamer.common.bookkeeping import seeded
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, is_picture
 from sb3_dreamer.common.types import ImaginedRollout, LatentState
 from sb3_dreamer.common.vec_env import channels_first
-from sb3_dreamer.common.world_model import Policy, WorldModel
+from sb3_dreamer.common.world_model import Policy
+from sb3_dreamer.world_models.saving import SavedWorldModel
 from sb3_dreamer.world_models.sizes import ModelSize
 from sb3_dreamer.world_models.trajectories import (
     ImaginedTrajectory,
@@ -33,10 +31,8 @@ if TYPE_CHECKING:
 
 SelfModel = TypeVar("SelfModel", bound="StandaloneWorldModel")
 
-FORMAT = 1
 
-
-class StandaloneWorldModel(WorldModel):
+class StandaloneWorldModel(SavedWorldModel):
     """
     A world model that knows the spaces of its environment, and so speaks of observations and actions as that does.
     :meth:`from_spaces` makes one; the world model of a Dreamer (``model.world_model``) is one as well.
@@ -49,11 +45,8 @@ class StandaloneWorldModel(WorldModel):
     alone_kwargs: ClassVar[dict[str, Any]] = dict(gamma=1.0)
     """Further ones of :meth:`from_spaces`, where no agent learns from the model: heavier predictions where that helps, and no
     discount, of which a dream's end would have to be told apart."""
-    _arguments: dict[str, Any]
     _fitted_to: EpisodeDataset | None = None
     """What the last fit learnt from."""
-    _statistics_known: bool = False
-    """Whether scales have been learnt from data: a later fit leaves them alone."""
 
     # ---- making one
 
@@ -335,69 +328,3 @@ class StandaloneWorldModel(WorldModel):
         from sb3_dreamer.world_models.dream import DreamEnv, DreamVecEnv
 
         return DreamEnv(self, starts, **kwargs) if n_envs is None else DreamVecEnv(self, starts, n_envs, **kwargs)
-
-    # ---- files
-
-    def save(self, path: str | pathlib.Path) -> None:
-        """
-        Write weights and arguments to one file, whole or not at all; no pickle of anything but tensors.
-
-        :param path: the file, ``.pt`` is added if it has no suffix
-        :raises ValueError: the model was not made by :meth:`from_spaces`, or has arguments that cannot be written (a module)
-        """
-        content = {"header": self.file_header(), "weights": self.state_dict()}
-        write_atomically(path, lambda temporary: th.save(content, temporary), ".pt")
-
-    def file_header(self) -> str:
-        """
-        :return: what a file says beside the weights, JSON
-        :raises ValueError: as :meth:`save`
-        """
-        if not hasattr(self, "_arguments"):
-            raise ValueError("Only models made by from_spaces can be saved alone: save the Dreamer this one belongs to.")
-        try:
-            arguments = encode(self._arguments, name_classes([], [ModelSize]))
-        except NotPlainError as wrong:
-            raise ValueError(f"An argument of the model cannot be written to a file: {wrong}.") from wrong
-        header = {"class": type(self).__name__, "arguments": arguments, "fitted": self._statistics_known}
-        return json.dumps({"format": FORMAT, **header})
-
-    @classmethod
-    def load(cls: type[SelfModel], path: str | pathlib.Path, device: th.device | str = "cpu") -> SelfModel:
-        """
-        :param path: written by :meth:`save`
-        :param device: torch device
-        :return: the model
-        :raises ValueError: the file is damaged or holds another class's model
-        """
-        path = pathlib.Path(path)
-        if not path.exists() and path.suffix == "":
-            path = path.with_suffix(".pt")
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {path}.")
-        th.zeros((), device=device)  # a device that is not there is no fault of the file
-        try:
-            content = th.load(path, map_location=device, weights_only=True)
-            header = json.loads(content["header"])
-            arguments = decode(header["arguments"], name_classes([], [ModelSize]))
-            found, version, fitted = header["class"], header["format"], bool(header["fitted"])
-        except Exception as damage:
-            raise ValueError(f"{path} is no world model's file, or damaged ({type(damage).__name__}: {damage})") from damage
-        if version != FORMAT:
-            raise ValueError(f"{path} has the format {version}, this version reads {FORMAT}.")
-        kinds = {kind.__name__: kind for kind in _concrete(cls)}
-        if found not in kinds:
-            raise ValueError(f"{path} holds a {found}, not a {' or '.join(kinds)}.")
-        try:
-            model = kinds[found].from_spaces(**arguments, device=device)
-            model.load_state_dict(content["weights"])
-        except Exception as wrong:
-            raise ValueError(f"{path} does not fit this version's {found} ({type(wrong).__name__}: {wrong})") from wrong
-        model._statistics_known = fitted
-        return model
-
-
-def _concrete(cls: type[Any]) -> list[type[Any]]:
-    """The class and all below it that can be made."""
-    below = [kind for child in cls.__subclasses__() for kind in _concrete(child)]
-    return [*([] if cls.__abstractmethods__ else [cls]), *below]
