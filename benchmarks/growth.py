@@ -7,7 +7,6 @@ the length of the replay; and of memory over a long run.
 """
 
 import argparse
-import csv
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from matplotlib.figure import Figure
+from shared import read_csv, record_machine
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from throughput import PICTURE, VECTOR, Silent
@@ -25,7 +25,7 @@ from throughput import PICTURE, VECTOR, Silent
 from sb3_dreamer import Dreamer
 from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
-from sb3_dreamer.compare.records import cpu_model, installed_versions, write_csv, write_json
+from sb3_dreamer.compare.records import write_csv
 
 RESULTS = Path(__file__).parent / "results" / "growth"
 GRID: dict[str, list[Any]] = {
@@ -144,15 +144,14 @@ def write(name: str, found: list[dict[str, Any]]) -> None:
     :param found: its lines
     """
     write_csv(RESULTS / f"{name}.csv", list(found[0]), [list(line.values()) for line in found])
-    write_json(RESULTS / "machine.json", dict(processor=cpu_model(), threads=1, versions=installed_versions()))
+    record_machine(RESULTS)
 
 
 def draw() -> None:
     """Draw what has been recorded."""
     lines: dict[str, list[dict[str, str]]] = {}
     for name in PARTS:
-        path = RESULTS / f"{name}.csv"
-        lines[name] = list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+        lines[name] = read_csv(RESULTS / f"{name}.csv")
     figure = Figure(figsize=(14, 7), layout="constrained")
     panels = iter(figure.subplots(2, 4).flat)
     for axis in GRID:

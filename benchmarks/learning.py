@@ -12,16 +12,14 @@ by the policy that explores, so ours are averaged likewise, over the episodes th
 """
 
 import argparse
-import csv
 import importlib.util
 import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from shared import number
+from shared import number, read_csv
 from suites import SUITES, Task
 from tasks import DMC_FRAME_SKIP
 
@@ -225,14 +223,14 @@ def training_table(out: Path, tasks: Mapping[str, Task], algos: Sequence[str]) -
     :param algos: those to show
     :return: Markdown: mean returns of training (over a window, then over the seeds) beside DreamerV3's
     """
-    published = {(line["task"], int(line["step"])): float(line["mean"]) for line in _read_csv(out / "published.csv")}
+    published = {(line["task"], int(line["step"])): float(line["mean"]) for line in read_csv(out / "published.csv")}
     lines = [
         "| task | frames | algorithm | seeds | training return: mean (min, max) | DreamerV3, published |",
         "|---|---|---|---|---|---|",
     ]
     for name, task in tasks.items():
         for algo in (algo for algo in task.algos if algo in algos):
-            recorded = _read_csv(folder(out, name, algo) / "training.csv")
+            recorded = read_csv(folder(out, name, algo) / "training.csv")
             for mark in MARKS:
                 means = [float(line["training_return"]) for line in recorded if int(line["frames"]) == mark]
                 if means:
@@ -241,13 +239,6 @@ def training_table(out: Path, tasks: Mapping[str, Task], algos: Sequence[str]) -
                         f"| {name} | {mark:,} | {algo} | {len(means)} | {ours} | {published[f'dmc_{name}', mark]:.0f} |"
                     )
     return "\n".join(lines)
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -1,7 +1,11 @@
-"""What the benchmarks of learning share: their command line and how their tables show numbers."""
+"""What the benchmarks share: a command line, how tables show numbers, files of results."""
 
 import argparse
+import csv
 from collections.abc import Iterable
+from pathlib import Path
+
+from sb3_dreamer.compare.records import cpu_model, installed_versions, write_json
 
 
 def parse_arguments(description: str | None, tasks: Iterable[str]) -> argparse.Namespace:
@@ -24,3 +28,23 @@ def number(value: float | None, digits: int = 0) -> str:
     :return: for a table
     """
     return "never" if value is None else f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """
+    :param path: of a table
+    :return: its lines by column; none if there is no such file
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def record_machine(folder: Path) -> None:
+    """
+    Leave ``machine.json`` beside results of one torch thread.
+
+    :param folder: of the results
+    """
+    write_json(folder / "machine.json", dict(processor=cpu_model(), threads=1, versions=installed_versions()))

@@ -7,7 +7,6 @@ memory and pictures ask of them, and what an agent is worth that was trained in 
 """
 
 import argparse
-import csv
 import math
 import statistics
 import time
@@ -19,12 +18,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from shared import number
+from shared import number, read_csv, record_machine
 from stable_baselines3 import SAC
 
 from envs.pendulum import EPISODE_STEPS, MAX_VELOCITY, ContinuousPendulumEnv
 from sb3_dreamer.compare.evaluation import GridEvaluation
-from sb3_dreamer.compare.records import Row, RunSpec, cpu_model, installed_versions, write_csv, write_json
+from sb3_dreamer.compare.records import Row, RunSpec, write_csv
 from sb3_dreamer.compare.runner import build_model
 from sb3_dreamer.world_models import (
     RSSM,
@@ -258,11 +257,7 @@ KEYS = ("model", "env", "noise")
 
 def read(part: str) -> list[Line]:
     """:return: what has been recorded"""
-    path = RESULTS / f"{part}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: value for key, value in line.items() if value != ""} for line in csv.DictReader(file)]
+    return [{key: value for key, value in line.items() if value != ""} for line in read_csv(RESULTS / f"{part}.csv")]
 
 
 def run(part: str, seeds: int, overwrite: bool) -> None:
@@ -280,7 +275,7 @@ def run(part: str, seeds: int, overwrite: bool) -> None:
         columns = list(dict.fromkeys(column for line in lines for column in line))
         rows = [[_short(line.get(column, "")) for column in columns] for line in lines]
         write_csv(RESULTS / f"{part}.csv", columns, rows)
-        write_json(RESULTS / "machine.json", dict(processor=cpu_model(), threads=1, versions=installed_versions()))
+        record_machine(RESULTS)
 
 
 def _short(value: Any) -> Any:

@@ -147,6 +147,21 @@ def write_atomically(path: str | pathlib.Path, write: Callable[[pathlib.Path], o
         temporary.unlink(missing_ok=True)
 
 
+def find_file(path: str | pathlib.Path, suffix: str) -> pathlib.Path:
+    """
+    :param path: a file that :func:`write_atomically` wrote
+    :param suffix: added to the path if it has none
+    :return: the file
+    :raises FileNotFoundError: there is none
+    """
+    path = pathlib.Path(path)
+    if not path.exists() and path.suffix == "":
+        path = path.with_suffix(suffix)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path}.")
+    return path
+
+
 def process_runs(pid: str) -> bool:
     """
     :param pid: a process's number

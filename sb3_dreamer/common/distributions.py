@@ -15,7 +15,7 @@ import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
-from sb3_dreamer.common.math import safe_log, two_hot_cross_entropy, two_hot_mean
+from sb3_dreamer.common.math import hard_one_hot, safe_log, two_hot_cross_entropy, two_hot_mean
 from sb3_dreamer.common.preprocessing import OneHotLayout
 
 NEVER = -1e9
@@ -242,10 +242,7 @@ class OneHotCategorical:
     @property
     def mode(self) -> th.Tensor:
         """One-hot of the most probable action, ``(..., A)``."""
-        return self.groups.join(self._hard(self.probs))
-
-    def _hard(self, score: th.Tensor) -> th.Tensor:
-        return th.zeros_like(self.probs).scatter_(-1, score.argmax(-1, keepdim=True), 1.0)
+        return self.groups.join(hard_one_hot(self.probs))
 
     def sample(self, noise: th.Tensor) -> th.Tensor:
         """
@@ -253,7 +250,7 @@ class OneHotCategorical:
         :return: one-hot sample with straight-through gradient, ``(..., A)``
         """
         # argmax of p / Exponential(1) is a draw from p
-        hard = self._hard(self.probs.detach() / self.groups.split(noise, 1.0))
+        hard = hard_one_hot(self.probs.detach() / self.groups.split(noise, 1.0))
         return self.groups.join(hard + (self.probs - self.probs.detach()))
 
     def log_prob(self, action: th.Tensor) -> th.Tensor:

@@ -12,16 +12,11 @@ from typing import Protocol
 import torch as th
 import torch.nn.functional as F
 
-from sb3_dreamer.common.math import random_like, safe_log
+from sb3_dreamer.common.math import hard_one_hot, random_like, safe_log
 
 
-class LatentFamily(Protocol):
-    """What a recurrent world model asks of its latents. ``P`` below is ``param_size``."""
-
-    param_size: int
-    """How many numbers parametrise one distribution."""
-    size: int
-    """``Z``: how many numbers a sample has."""
+class StateFamily(Protocol):
+    """A distribution of states, given its parameters. ``P`` is how many numbers these are."""
 
     def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         """
@@ -43,6 +38,15 @@ class LatentFamily(Protocol):
         :param params: ``(..., P)``
         :return: the most probable values, ``(..., Z)``
         """
+
+
+class LatentFamily(StateFamily, Protocol):
+    """What a recurrent world model asks of its latents. ``P`` below is ``param_size``."""
+
+    param_size: int
+    """How many numbers parametrise one distribution."""
+    size: int
+    """``Z``: how many numbers a sample has."""
 
     def kl(self, posterior: th.Tensor, prior: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -80,21 +84,17 @@ class CategoricalLatents:
     def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
         return random_like("exponential", (*shape, self.groups, self.classes), like, generator)
 
-    def _one_hot(self, probs: th.Tensor, score: th.Tensor) -> th.Tensor:
-        index = score.argmax(-1, keepdim=True)
-        return th.zeros_like(probs).scatter_(-1, index, 1.0)
-
     def sample(self, params: th.Tensor, noise: th.Tensor) -> th.Tensor:
         probs = self._probs(params)
         # argmax of p / Exponential(1) is a draw from p (the exponential race, equal to the Gumbel-max trick)
-        hard = self._one_hot(probs, probs.detach() / noise)
+        hard = hard_one_hot(probs.detach() / noise)
         if probs.requires_grad:
             hard = hard + (probs - probs.detach())
         return hard.flatten(-2)
 
     def mode(self, params: th.Tensor) -> th.Tensor:
         probs = self._probs(params)
-        return self._one_hot(probs, probs).flatten(-2)
+        return hard_one_hot(probs).flatten(-2)
 
     def kl(self, posterior: th.Tensor, prior: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         post, pri = self._probs(posterior), self._probs(prior)
@@ -144,7 +144,7 @@ class GaussianLatents:
         :return: ``KL(distribution ‖ N(0, 1))``, summed over the latents, ``(...)``
         """
         mean, std = self.mean_std(params)
-        return (0.5 * (mean.square() + std.square() - 1) - std.log()).sum(-1)
+        return self._kl(mean, std, th.zeros_like(mean), th.ones_like(std))
 
     @staticmethod
     def _kl(mean_p: th.Tensor, std_p: th.Tensor, mean_q: th.Tensor, std_q: th.Tensor) -> th.Tensor:

@@ -55,6 +55,14 @@ def random_like(
     return noise.to(like.device)
 
 
+def hard_one_hot(score: th.Tensor) -> th.Tensor:
+    """
+    :param score: ``(..., K)``
+    :return: one-hot of the greatest, same shape; without a gradient
+    """
+    return th.zeros_like(score).scatter_(-1, score.argmax(-1, keepdim=True), 1.0)
+
+
 def symexp_bins(count: int, limit: float = 20.0) -> th.Tensor:
     """
     Bin centres of the symexp two-hot distribution: exponentially spaced, exactly symmetric about 0.

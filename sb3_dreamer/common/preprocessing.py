@@ -373,6 +373,15 @@ class ActionCodec:
         return np.where(fixed, 0.0, scaled).astype(np.float32)
 
 
+def pick(obs: Any, i: int) -> Any:
+    """
+    :param obs: a batch of observations
+    :param i: which
+    :return: that one
+    """
+    return {name: part[i] for name, part in obs.items()} if isinstance(obs, dict) else obs[i]
+
+
 def batched(obs: Any) -> Any:
     """
     :param obs: one observation

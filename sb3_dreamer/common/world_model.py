@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch as th
 import torch.nn as nn
@@ -20,6 +21,8 @@ class WorldModel(nn.Module, ABC):
     (:class:`~sb3_dreamer.common.preprocessing.ObservationCodec`), actions in ``[-1, 1]`` or one-hot.
     """
 
+    small_task_kwargs: ClassVar[dict[str, Any]] = {}
+    """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
     deter_size: int
     stoch_size: int
     gamma: float

@@ -184,7 +184,7 @@ class DreamerPolicy(RecurrentModelPolicy):
                 f"world_model_kwargs must not hold {', '.join(taken)}: size and features_extractor_class are arguments of the "
                 "policy, gamma of the algorithm, the rest comes from the environment."
             )
-        model_kwargs = {**getattr(world_model_class, "small_task_kwargs", {}), **(world_model_kwargs or {})}
+        model_kwargs = {**world_model_class.small_task_kwargs, **(world_model_kwargs or {})}
         if latent is not None:
             model_kwargs["latent"] = latent
         if features_extractor_class is not None:

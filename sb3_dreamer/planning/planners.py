@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch as th
 
+from sb3_dreamer.common.arguments import check_whole
 from sb3_dreamer.planning.sequences import ActionSequences
 
 Score = Callable[[th.Tensor], th.Tensor]
@@ -63,10 +64,8 @@ class Planner:
     def __post_init__(self) -> None:
         if self.method not in ("cem", "icem", "mppi"):
             raise ValueError(f"method must be 'cem', 'icem' or 'mppi', got {self.method!r}.")
-        for name in ("horizon", "n_samples", "n_iterations", "n_elites"):
-            value = getattr(self, name)
-            if value < 1 or value != int(value):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        whole = ("horizon", "n_samples", "n_iterations", "n_elites")
+        check_whole(**{name: getattr(self, name) for name in whole})
         if self.n_elites > self.n_samples:
             raise ValueError(f"n_elites={self.n_elites} cannot be more than n_samples={self.n_samples}.")
         for name, high in (("momentum", 1.0), ("keep", 1.0)):

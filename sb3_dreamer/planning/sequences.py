@@ -9,7 +9,7 @@ from typing import Protocol
 import torch as th
 
 from sb3_dreamer.common.distributions import OneHotGroups
-from sb3_dreamer.common.math import random_like
+from sb3_dreamer.common.math import hard_one_hot, random_like
 
 
 class ActionSequences(Protocol):
@@ -110,10 +110,7 @@ class CategoricalSequences:
     def sample(self, n: int, colour: float = 0.0, generator: th.Generator | None = None) -> th.Tensor:
         batch = len(self.probs)
         noise = random_like("exponential", (batch, n, *self.probs.shape[1:]), self.probs, generator)
-        return self._one_hot(self.probs.unsqueeze(1) / noise)  # argmax of p / Exponential(1) is a draw from p
-
-    def _one_hot(self, score: th.Tensor) -> th.Tensor:
-        return self.groups.join(th.zeros_like(score).scatter_(-1, score.argmax(-1, keepdim=True), 1.0))
+        return self.groups.join(hard_one_hot(self.probs.unsqueeze(1) / noise))  # argmax of p / Exponential(1) is a draw from p
 
     def refit(self, candidates: th.Tensor, weights: th.Tensor, momentum: float) -> CategoricalSequences:
         counts = (weights[..., None, None] * candidates).sum(1)  # (B, H, A)
@@ -127,7 +124,7 @@ class CategoricalSequences:
 
     @property
     def mode(self) -> th.Tensor:
-        return self._one_hot(self.probs)
+        return self.groups.join(hard_one_hot(self.probs))
 
 
 def coloured_noise(

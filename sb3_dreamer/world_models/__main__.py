@@ -19,8 +19,8 @@ from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.world_models import figures
 from sb3_dreamer.world_models.collect import collect
 from sb3_dreamer.world_models.dataset import EpisodeDataset
-from sb3_dreamer.world_models.fitting import check_dataset
 from sb3_dreamer.world_models.mlp import MLPWorldModel
+from sb3_dreamer.world_models.rows import check_dataset
 from sb3_dreamer.world_models.rssm import RSSM
 from sb3_dreamer.world_models.sizes import SIZES
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
@@ -100,8 +100,8 @@ def judge(model: StandaloneWorldModel, test: EpisodeDataset, out: Path) -> None:
     found = model.evaluate(test)
     print(found.table())
     found.save_csv(out / "evaluation.csv")
-    longest = int((test.bounds()[:, 1] - test.bounds()[:, 0]).argmax())
-    rows = int((test.bounds()[:, 1] - test.bounds()[:, 0]).max())
+    lengths = test.bounds()[:, 1] - test.bounds()[:, 0]
+    longest, rows = int(lengths.argmax()), int(lengths.max())
     save_figure(figures.plot_evaluation(found), out / "evaluation.png")
     save_figure(figures.plot_reconstruction(model, test, longest), out / "reconstruction.png")
     if rows > 2:

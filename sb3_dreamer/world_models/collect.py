@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_dreamer.common.preprocessing import ActionCodec
+from sb3_dreamer.common.arguments import check_whole
+from sb3_dreamer.common.preprocessing import ActionCodec, pick
 from sb3_dreamer.world_models.dataset import SINGLE, EpisodeDataset, EpisodeRecorder
 from sb3_dreamer.world_models.progress import ProgressBar
 from sb3_dreamer.world_models.trajectories import check_actions
@@ -43,8 +44,7 @@ def collect(
     :raises ValueError: n_steps is less than 1, the environment or the policy is none, or one below a ``VecNormalize``, actions
         are not in the action space
     """
-    if n_steps < 1 or n_steps != int(n_steps):
-        raise ValueError(f"n_steps must be a whole number of at least 1, got {n_steps!r}.")
+    check_whole(n_steps=n_steps)
     if not (policy is None or hasattr(policy, "predict") or callable(policy)):
         raise ValueError(f"policy must be None, a model with predict, or a function of an observation, got {policy!r:.100}.")
     if not isinstance(env, str | gym.Env | VecEnv):
@@ -144,21 +144,16 @@ def _vec_env_steps(env: Any, seed: int | None) -> Any:
         env.seed(seed)
     obs = env.reset()
     n = env.num_envs
-    actions = yield [_pick(obs, i) for i in range(n)]
+    actions = yield [pick(obs, i) for i in range(n)]
     while True:
         obs, rewards, dones, infos = env.step(np.stack([np.asarray(action) for action in actions]))
         results = []
         for i in range(n):
-            now = _pick(obs, i)
+            now = pick(obs, i)
             last = infos[i]["terminal_observation"] if dones[i] else now
             truncated = bool(dones[i]) and bool(infos[i].get("TimeLimit.truncated", False))
             results.append((now, last, float(rewards[i]), bool(dones[i]) and not truncated, truncated))
         actions = yield results
-
-
-def _pick(obs: Any, i: int) -> Any:
-    """One of a batch."""
-    return {name: part[i] for name, part in obs.items()} if isinstance(obs, dict) else obs[i]
 
 
 def from_replay_buffer(model: Any) -> EpisodeDataset:
@@ -264,9 +259,9 @@ def from_minari(dataset: Any) -> EpisodeDataset:
         dataset = minari.load_dataset(dataset, download=True)
     recorder = EpisodeRecorder(dataset.observation_space, dataset.action_space)
     for episode in dataset.iterate_episodes():
-        recorder.start(0, _pick(episode.observations, 0))
+        recorder.start(0, pick(episode.observations, 0))
         for t in range(len(episode.rewards)):
-            obs = _pick(episode.observations, t + 1)
+            obs = pick(episode.observations, t + 1)
             ends = bool(episode.terminations[t]), bool(episode.truncations[t])
             recorder.step(0, episode.actions[t], obs, episode.rewards[t], *ends)
     return recorder.dataset()

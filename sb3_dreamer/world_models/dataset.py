@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.common.bookkeeping import find_file, write_atomically
 from sb3_dreamer.common.plain_data import decode, encode
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.world_models.trajectories import find_outside
@@ -177,11 +177,7 @@ class EpisodeDataset:
         :return: the data set
         :raises ValueError: the file is damaged or holds something else
         """
-        path = pathlib.Path(path)
-        if not path.exists() and path.suffix == "":
-            path = path.with_suffix(".npz")
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {path}.")
+        path = find_file(path, ".npz")
         try:
             with np.load(path, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch as th
 
+from sb3_dreamer.common.arguments import check_whole
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models.dataset import SINGLE, EpisodeDataset
 from sb3_dreamer.world_models.evaluation import REWARD
-from sb3_dreamer.world_models.fitting import check_dataset
-from sb3_dreamer.world_models.rows import Rows, filter_episodes
+from sb3_dreamer.world_models.rows import Rows, check_dataset, filter_episodes
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 
 if TYPE_CHECKING:
@@ -100,15 +100,9 @@ def values_by(model: StandaloneWorldModel, dataset: EpisodeDataset, color_by: An
     return name, known[name]
 
 
-def check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1 or count != int(count):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}.")
-
-
 def pick_episode(model: StandaloneWorldModel, dataset: EpisodeDataset, episode: int, **counts: int) -> EpisodeDataset:
     """:return: that one; it and the other arguments are checked"""
-    check_counts(**counts)
+    check_whole(**counts)
     check_dataset(model, dataset)
     n = dataset.n_episodes
     if episode != int(episode) or not 0 <= episode < n:
@@ -117,7 +111,7 @@ def pick_episode(model: StandaloneWorldModel, dataset: EpisodeDataset, episode: 
 
 
 def filtered(model: StandaloneWorldModel, dataset: EpisodeDataset) -> tuple[Rows, LatentState]:
-    rows = Rows(dataset, model, model.observation_codec, model.action_codec)
+    rows = Rows(dataset, model)
     return rows, filter_episodes(rows, model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,10 +13,11 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from sb3_dreamer.common.arguments import check_whole
+from sb3_dreamer.common.preprocessing import pick
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models.dataset import EpisodeDataset
-from sb3_dreamer.world_models.fitting import check_dataset
-from sb3_dreamer.world_models.rows import Rows, filter_episodes, looking
+from sb3_dreamer.world_models.rows import Rows, check_dataset, filter_episodes, looking
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import actions_for_model, continue_probability
 
@@ -51,9 +53,7 @@ class DreamVecEnv(VecEnv):
         seed: int | None = None,
     ) -> None:
         check_dataset(model, starts)
-        for name, value in dict(n_envs=n_envs, max_episode_steps=max_episode_steps).items():
-            if value is not None and (value < 1 or value != int(value)):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        check_whole(n_envs=n_envs, max_episode_steps=1 if max_episode_steps is None else max_episode_steps)
         if start_from not in ("first", "any"):
             raise ValueError(f"start_from must be 'first' or 'any', got {start_from!r}.")
         self.model, self.deterministic, self.sample_ends = model.eval(), deterministic, sample_ends
@@ -61,7 +61,7 @@ class DreamVecEnv(VecEnv):
         super().__init__(n_envs, model.observation_space, model.action_space)
         lengths = np.diff(starts.bounds(), axis=1)[:, 0] - 1
         self.max_episode_steps = int(lengths.max()) if max_episode_steps is None else int(max_episode_steps)
-        rows = Rows(starts, model, model.observation_codec, model.action_codec)
+        rows = Rows(starts, model)
         wanted = starts.is_first if start_from == "first" else ~starts.is_last.astype(bool)
         chosen = th.as_tensor(np.flatnonzero(wanted), device=model.device)
         with looking(model, 0 if seed is None else seed):
@@ -207,7 +207,8 @@ def _clip(array: np.ndarray, space: spaces.Space) -> np.ndarray:
 
 
 def _pick(obs: Any, i: int) -> Any:
-    return {name: part[i].copy() for name, part in obs.items()} if isinstance(obs, dict) else obs[i].copy()
+    """A copy, as another dream's start will be written there."""
+    return copy.deepcopy(pick(obs, i))
 
 
 def _put(obs: Any, i: int, other: Any, k: int) -> None:

@@ -16,9 +16,8 @@ from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models.dataset import EpisodeDataset
-from sb3_dreamer.world_models.fitting import check_dataset
 from sb3_dreamer.world_models.likelihood import LikelihoodJudge, LogLikelihood
-from sb3_dreamer.world_models.rows import Rows, filter_episodes, looking
+from sb3_dreamer.world_models.rows import Rows, check_dataset, filter_episodes, looking
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import check_horizon, continue_probability
 
@@ -161,7 +160,7 @@ def evaluate_model(
             "horizons must not be empty, context and max_starts at least 1, likelihood_samples at least 0, whole numbers, got "
             f"{list(horizons)}, {context}, {max_starts}, {likelihood_samples}."
         )
-    rows = Rows(dataset, model, model.observation_codec, model.action_codec)
+    rows = Rows(dataset, model)
     scores: list[Score] = []
     likelihood: dict[int, LogLikelihood] = {}
     skipped: list[int] = []
@@ -172,7 +171,7 @@ def evaluate_model(
             starts = _starts(rows, 1, context, max_starts)
             if len(starts):
                 judge.calibrate(starts, states.map(lambda part: part[starts]))
-        statistics = {key.name: _statistics(rows.obs[key.name]) for key in model.observation_codec.keys}
+        known = _Known(rows)
         for horizon in horizons:
             starts = _starts(rows, horizon, context, max_starts)
             if len(starts) == 0:
@@ -181,7 +180,7 @@ def evaluate_model(
             start = states.map(lambda part, starts=starts: part[starts])  # type: ignore[misc]
             actions = rows.prev_action[starts[:, None] + th.arange(1, horizon + 1, device=starts.device)]
             final = model.unroll(actions, start, horizon, deterministic=True).states.map(lambda part: part[:, -1])
-            scores.extend(_scores(model, rows, statistics, final, starts, horizon))
+            scores.extend(_scores(model, rows, known, final, starts, horizon))
             if judge.noise is not None:
                 likelihood[horizon] = judge(starts, start, actions)
     if not scores:
@@ -226,10 +225,20 @@ def _statistics(values: th.Tensor) -> _Statistics:
     return _Statistics(mean.float(), square.float(), (square + mean.square()).float())
 
 
+class _Known:
+    """What is the same at all horizons: statistics of every output of the data."""
+
+    def __init__(self, rows: Rows) -> None:
+        follows = rows.is_first == 0  # first rows have no reward, and never end an episode
+        self.obs = {name: _statistics(part) for name, part in rows.obs.items()}
+        self.reward = _statistics(rows.reward[follows])
+        self.goes_on = _statistics(1.0 - rows.is_terminal[follows])
+
+
 def _scores(
     model: StandaloneWorldModel,
     rows: Rows,
-    statistics: dict[str, _Statistics],
+    known: _Known,
     final: LatentState,
     starts: th.Tensor,
     horizon: int,
@@ -238,23 +247,21 @@ def _scores(
     decoded = model.decode(final)
     scores = []
     for key in model.observation_codec.keys:
-        known = statistics[key.name]
+        of_key = known.obs[key.name]
         prediction = decoded[key.name].float()
         truth, before = rows.obs[key.name][ends].float(), rows.obs[key.name][starts].float()
         if key.kind == "vector":
             for i in range(key.size):
                 name = key.name if key.size == 1 else f"{key.name}[{i}]"
-                scores.append(_score(name, horizon, prediction[:, i], truth[:, i], before[:, i], known.column(i)))
+                scores.append(_score(name, horizon, prediction[:, i], truth[:, i], before[:, i], of_key.column(i)))
         else:
-            accuracy = (math.nan, math.nan) if key.kind == "image" else _accuracies(key, prediction, truth, known.mean)
-            scores.append(_score(key.name, horizon, prediction, truth, before, known, accuracy))
-    follows = rows.is_first == 0  # first rows have no reward, and never end an episode
-    reward, known = rows.reward, _statistics(rows.reward[follows])
-    scores.append(_score(REWARD, horizon, model.predict_reward(final), reward[ends], reward[starts], known))
-    goes_on = 1.0 - rows.is_terminal
-    probability, known = continue_probability(model, model.predict_discount(final)), _statistics(goes_on[follows])
-    accuracy = _binary_accuracies(probability, goes_on[ends], known.mean)
-    scores.append(_score(CONTINUE, horizon, probability, goes_on[ends], goes_on[starts], known, accuracy))
+            accuracy = (math.nan, math.nan) if key.kind == "image" else _accuracies(key, prediction, truth, of_key.mean)
+            scores.append(_score(key.name, horizon, prediction, truth, before, of_key, accuracy))
+    reward, goes_on = rows.reward, 1.0 - rows.is_terminal
+    scores.append(_score(REWARD, horizon, model.predict_reward(final), reward[ends], reward[starts], known.reward))
+    probability = continue_probability(model, model.predict_discount(final))
+    accuracy = _binary_accuracies(probability, goes_on[ends], known.goes_on.mean)
+    scores.append(_score(CONTINUE, horizon, probability, goes_on[ends], goes_on[starts], known.goes_on, accuracy))
     return scores
 
 

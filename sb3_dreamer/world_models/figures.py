@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch as th
 
+from sb3_dreamer.common.arguments import check_whole
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.drawing import (
     DREAMT,
     SEEN,
     Trace,
-    check_counts,
     decoded_trace,
     draw,
     filtered,
@@ -31,9 +31,9 @@ from sb3_dreamer.world_models.drawing import (
     values_by,
 )
 from sb3_dreamer.world_models.evaluation import CONTINUE, REWARD, ModelEvaluation
-from sb3_dreamer.world_models.fitting import FitHistory, check_dataset
+from sb3_dreamer.world_models.fitting import FitHistory
 from sb3_dreamer.world_models.observations import ObservationModel
-from sb3_dreamer.world_models.rows import looking
+from sb3_dreamer.world_models.rows import check_dataset, looking
 from sb3_dreamer.world_models.rssm import RSSM
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import check_horizon
@@ -81,7 +81,7 @@ def plot_evaluation(evaluation: ModelEvaluation, max_outputs: int = 8) -> Figure
     :return: the figure
     :raises ValueError: max_outputs is less than 1
     """
-    check_counts(max_outputs=max_outputs)
+    check_whole(max_outputs=max_outputs)
     names = [name for name in dict.fromkeys(score.output for score in evaluation.scores) if name not in (REWARD, CONTINUE)]
     accurate = [score for score in evaluation.scores if np.isfinite(score.accuracy)]
     panels = 1 + bool(evaluation.log_likelihood) + bool(accurate)
@@ -214,7 +214,7 @@ def plot_latent_space(
     :raises ValueError: wrong arguments, or other spaces than the model's
     """
     check_dataset(model, dataset)
-    check_counts(max_points=max_points)
+    check_whole(max_points=max_points)
     name, colors = values_by(model, dataset, color_by)
     with looking(model):
         features = filtered(model, dataset)[1].feat.double().cpu().numpy()

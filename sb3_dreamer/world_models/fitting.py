@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import torch as th
 
+from sb3_dreamer.common.arguments import check_whole
 from sb3_dreamer.common.bookkeeping import seeded
-from sb3_dreamer.common.vec_env import channels_first
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.progress import ProgressBar
-from sb3_dreamer.world_models.rows import Rows, episode_chunks
+from sb3_dreamer.world_models.rows import Rows, check_dataset, episode_chunks
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 
 PLATEAU = 3
@@ -97,7 +97,8 @@ def fit(
     if updates is not None and epochs is not None:
         raise ValueError("Give updates or epochs, not both.")
     whole = dict(updates=updates, batch_size=batch_size, batch_length=batch_length, eval_every=eval_every, patience=patience)
-    _check_numbers(whole, dict(epochs=epochs, learning_rate=learning_rate, max_grad_norm=max_grad_norm))
+    check_whole(**{name: value for name, value in whole.items() if value is not None})
+    _check_positive(epochs=epochs, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
     check_dataset(model, dataset)
     if not hasattr(model, "_arguments"):
         raise ValueError("This model belongs to an agent, which would not know of it: fit one made by from_spaces instead.")
@@ -107,8 +108,8 @@ def fit(
         raise ValueError(f"batch_length must be at least 2, as models learn from a row to the next, got {batch_length}.")
     batch_size, batch_length = int(batch_size), int(batch_length)
     train, held_out = _split(model, dataset, validation, batch_length, seed)
-    rows = _rows(model, train)
-    validation_rows = None if held_out is None else _rows(model, held_out)
+    rows = Rows(train, model)
+    validation_rows = None if held_out is None else Rows(held_out, model)
     if updates is None:
         updates = max(1, math.ceil((50 if epochs is None else epochs) * len(rows) / (batch_size * batch_length)))
     updates = int(updates)
@@ -243,34 +244,8 @@ def validation_losses(model: StandaloneWorldModel, rows: Rows) -> dict[str, floa
     return {**means, "total": sum(model.loss_scales[name] * value for name, value in means.items())}
 
 
-def _rows(model: StandaloneWorldModel, dataset: EpisodeDataset) -> Rows:
-    return Rows(dataset, model, model.observation_codec, model.action_codec)
-
-
-def check_dataset(model: StandaloneWorldModel, dataset: EpisodeDataset) -> None:
-    """
-    :param model: the model
-    :param dataset: what it is to see
-    :raises ValueError: it is empty, or of other spaces
-    """
-    if not hasattr(model, "observation_codec"):
-        name = type(model).__name__
-        raise ValueError(f"This {name} does not know its spaces: make it with {name}.from_spaces.")
-    if len(dataset) == 0:
-        raise ValueError("The data set is empty.")
-    for name, ours, theirs in (
-        ("observation_space", model.observation_space, channels_first(dataset.observation_space)),
-        ("action_space", model.action_space, dataset.action_space),
-    ):
-        if ours != theirs:
-            raise ValueError(f"The data set's {name} is {theirs}, the model's {ours}: fit a model made for these spaces.")
-
-
-def _check_numbers(whole: dict[str, int | None], positive: dict[str, float | None]) -> None:
-    for name, value in whole.items():
-        if value is not None and not (value >= 1 and value % 1 == 0):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    for name, number in positive.items():
+def _check_positive(**arguments: float | None) -> None:
+    for name, number in arguments.items():
         if number is not None and not (math.isfinite(number) and number > 0):
             raise ValueError(f"{name} must be positive, got {number!r}.")
 

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Protocol
 
 import torch as th
 import torch.nn.functional as F
 
 from sb3_dreamer.common.arguments import check_gamma, check_whole
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli
+from sb3_dreamer.common.latents import StateFamily
 from sb3_dreamer.common.networks import MLP, Norm, bounded
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import Policy
 from sb3_dreamer.world_models.observations import RunningMagnitude
 from sb3_dreamer.world_models.sizes import ModelSize
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
-
-
-class StateFamily(Protocol):
-    """The distribution of a state, given its parameters ``(..., P)``."""
-
-    def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
-        """:return: fresh noise for that many samples, ``(*shape, ...)``"""
-
-    def sample(self, params: th.Tensor, noise: th.Tensor) -> th.Tensor:
-        """:return: differentiable samples, ``(..., Z)``"""
-
-    def mode(self, params: th.Tensor) -> th.Tensor:
-        """:return: the most probable states, ``(..., Z)``"""
 
 
 class Certain:

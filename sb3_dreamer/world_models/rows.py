@@ -10,15 +10,35 @@ import numpy as np
 import torch as th
 
 from sb3_dreamer.common.bookkeeping import seeded
-from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.common.types import LatentState, SequenceBatch
+from sb3_dreamer.common.vec_env import channels_first
 from sb3_dreamer.common.world_model import WorldModel
 from sb3_dreamer.world_models.dataset import FLAGS, SINGLE, EpisodeDataset
+from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 
 PIECE_BYTES = 2**27
 """Of a piece's observations and features as floats, at most: networks make several times as much of them."""
 ACTIVATIONS = 8
 """Numbers that networks keep for a feature, or about so."""
+
+
+def check_dataset(model: StandaloneWorldModel, dataset: EpisodeDataset) -> None:
+    """
+    :param model: the model
+    :param dataset: what it is to see
+    :raises ValueError: it is empty, or of other spaces
+    """
+    if not hasattr(model, "observation_codec"):
+        name = type(model).__name__
+        raise ValueError(f"This {name} does not know its spaces: make it with {name}.from_spaces.")
+    if len(dataset) == 0:
+        raise ValueError("The data set is empty.")
+    for name, ours, theirs in (
+        ("observation_space", model.observation_space, channels_first(dataset.observation_space)),
+        ("action_space", model.action_space, dataset.action_space),
+    ):
+        if ours != theirs:
+            raise ValueError(f"The data set's {name} is {theirs}, the model's {ours}: fit a model made for these spaces.")
 
 
 class Rows:
@@ -27,14 +47,10 @@ class Rows:
 
     :param dataset: the episodes
     :param model: the world model
-    :param observation_codec: of the model's environment
-    :param action_codec: of the model's environment
     """
 
-    def __init__(
-        self, dataset: EpisodeDataset, model: WorldModel, observation_codec: ObservationCodec, action_codec: ActionCodec
-    ) -> None:
-        device = next(model.parameters()).device
+    def __init__(self, dataset: EpisodeDataset, model: StandaloneWorldModel) -> None:
+        observation_codec, action_codec, device = model.observation_codec, model.action_codec, model.device
         parts = dataset.observations
         raw = observation_codec.transpose(parts if observation_codec.is_dict else parts[SINGLE])
         self.obs = observation_codec.to_tensors(observation_codec.to_arrays(raw), device)

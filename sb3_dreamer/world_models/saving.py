@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
+from abc import abstractmethod
 from typing import Any, TypeVar
 
 import torch as th
 
-from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.common.bookkeeping import find_file, write_atomically
 from sb3_dreamer.common.plain_data import NotPlainError, decode, encode, name_classes
 from sb3_dreamer.common.world_model import WorldModel
 from sb3_dreamer.world_models.sizes import ModelSize
@@ -27,9 +28,9 @@ class SavedWorldModel(WorldModel):
     """Whether scales have been learnt from data: a later fit leaves them alone."""
 
     @classmethod
+    @abstractmethod
     def from_spaces(cls: type[SelfModel], observation_space: Any, action_space: Any, **kwargs: Any) -> SelfModel:
         """See :meth:`StandaloneWorldModel.from_spaces`."""
-        raise NotImplementedError
 
     def save(self, path: str | pathlib.Path) -> None:
         """
@@ -63,11 +64,7 @@ class SavedWorldModel(WorldModel):
         :return: the model
         :raises ValueError: the file is damaged or holds another class's model
         """
-        path = pathlib.Path(path)
-        if not path.exists() and path.suffix == "":
-            path = path.with_suffix(".pt")
-        if not path.exists():
-            raise FileNotFoundError(f"There is no file {path}.")
+        path = find_file(path, ".pt")
         th.zeros((), device=device)  # a device that is not there is no fault of the file
         try:
             content = th.load(path, map_location=device, weights_only=True)

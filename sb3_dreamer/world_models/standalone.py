@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_dreamer.common.bookkeeping import seeded
-from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, is_picture
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, is_picture, pick
 from sb3_dreamer.common.types import ImaginedRollout, LatentState
 from sb3_dreamer.common.vec_env import channels_first
 from sb3_dreamer.common.world_model import Policy
@@ -40,8 +40,6 @@ class StandaloneWorldModel(SavedWorldModel):
 
     observation_codec: ObservationCodec
     action_codec: ActionCodec
-    small_task_kwargs: ClassVar[dict[str, Any]] = {}
-    """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
     alone_kwargs: ClassVar[dict[str, Any]] = dict(gamma=1.0)
     """Further ones of :meth:`from_spaces`, where no agent learns from the model: heavier predictions where that helps, and no
     discount, of which a dream's end would have to be told apart."""
@@ -148,7 +146,19 @@ class StandaloneWorldModel(SavedWorldModel):
         :return: ``(n, ...)``, n = 1 for a single observation
         :raises ValueError: shapes or values that do not match the spaces
         """
-        inputs, n, single = self._inputs(obs)
+        return self._filter_inputs(*self._inputs(obs), state, prev_action, deterministic, generator)
+
+    def _filter_inputs(
+        self,
+        inputs: dict[str, th.Tensor],
+        n: int,
+        single: bool,
+        state: LatentState | None = None,
+        prev_action: Any = None,
+        deterministic: bool = True,
+        generator: th.Generator | None = None,
+    ) -> LatentState:
+        """As :meth:`encode`, of what :meth:`_inputs` gives."""
         if (state is None) != (prev_action is None):
             raise ValueError("state and prev_action go together: give both, or neither at an episode's start.")
         is_first = th.full((n,), float(state is None), device=self.device)
@@ -172,10 +182,9 @@ class StandaloneWorldModel(SavedWorldModel):
         :return: what the model decodes from their states, same shapes (images channels first)
         :raises ValueError: shapes or values that do not match the space
         """
-        decoded = self.observation_codec.from_tensors(self.decode(self.encode(obs)))
-        if self.observation_codec.is_batch(self.observation_codec.transpose(obs)):
-            return decoded
-        return {name: part[0] for name, part in decoded.items()} if isinstance(decoded, dict) else decoded[0]
+        inputs, n, single = self._inputs(obs)
+        decoded = self.observation_codec.from_tensors(self.decode(self._filter_inputs(inputs, n, single)))
+        return pick(decoded, 0) if single else decoded
 
     @overload
     def imagine(
@@ -248,14 +257,14 @@ class StandaloneWorldModel(SavedWorldModel):
         prev_action: Any = None,
     ) -> ImaginedTrajectory:
         deterministic = deterministic is not False
-        _, n, single = self._inputs(obs)
+        inputs, n, single = self._inputs(obs)
         actions = np.asarray(actions)
         if horizon is None:
             horizon = actions.shape[0 if single else 1] if actions.ndim > (0 if single else 1) else 0
         horizon = check_horizon(horizon)
         actions = actions[:horizon] if single else actions[:, :horizon]
         plan = actions_for_model(actions, self.action_codec, n, horizon, single, self.device)
-        start = self.encode(obs, before, prev_action, deterministic, generator)
+        start = self._filter_inputs(inputs, n, single, before, prev_action, deterministic, generator)
         rollout = self.unroll(plan, start, horizon, deterministic, generator)
         trajectory = describe_rollout(self, rollout, self.observation_codec, self.action_codec)
         return trajectory.first() if single else trajectory

@@ -10,7 +10,8 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
+from sb3_dreamer.common.arguments import check_whole
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, pick
 from sb3_dreamer.common.types import ImaginedRollout
 from sb3_dreamer.common.world_model import WorldModel
 
@@ -30,9 +31,7 @@ class ImaginedTrajectory:
 
     def first(self) -> ImaginedTrajectory:
         """:return: the first of them, without the leading axis"""
-        observations = self.observations
-        one = {name: part[0] for name, part in observations.items()} if isinstance(observations, dict) else observations[0]
-        return ImaginedTrajectory(one, self.rewards[0], self.continues[0], self.actions[0])
+        return ImaginedTrajectory(pick(self.observations, 0), self.rewards[0], self.continues[0], self.actions[0])
 
 
 def continue_probability(model: WorldModel, discount: th.Tensor) -> th.Tensor:
@@ -70,8 +69,7 @@ def check_horizon(horizon: Any) -> int:
     :return: the same
     :raises ValueError: it is not a whole number of at least 1
     """
-    if horizon < 1 or horizon != int(horizon):
-        raise ValueError(f"horizon must be a whole number of at least 1, got {horizon}.")
+    check_whole(horizon=horizon)
     return int(horizon)
 
 

@@ -106,7 +106,7 @@ def test_results_kept_with_the_source_are_read(learning: ModuleType) -> None:
         for name, task in learning.SUITES[suite].items():
             runs = learning.read_task(learning.RESULTS / suite, name, task)["dreamer"]
             assert all([row.timesteps for row in run.rows] == run.spec.grid for run in runs)
-    published = learning._read_csv(learning.RESULTS / "dmc" / "published.csv")
+    published = learning.read_csv(learning.RESULTS / "dmc" / "published.csv")
     means = {line["task"]: float(line["mean"]) for line in published if line["step"] == "50000"}
     assert {f"dmc_{name}": task.threshold for name, task in learning.SUITES["dmc"].items()} == {
         name: round(mean) for name, mean in means.items()

@@ -112,7 +112,7 @@ def test_dreams_start_from_filtered_rows_of_the_data() -> None:
     for modes in (False, True):
         env = model.as_env(DATA, 50, start_from="any", seed=3, deterministic=modes)
         th.manual_seed(3)
-        rows_ = Rows(DATA, model, model.observation_codec, model.action_codec)
+        rows_ = Rows(DATA, model)
         states = filter_episodes(rows_, model, deterministic=modes).feat[~DATA.is_last]
         env.reset()
         assert all((states - feat).abs().max(1).values.min() < 1e-6 for feat in env._state.feat)

@@ -51,7 +51,7 @@ def make(kind: type[StandaloneWorldModel] = MLPWorldModel, **kwargs: Any) -> Any
 
 
 def rows_of(data: EpisodeDataset, model: Any) -> Rows:
-    return Rows(data, model, model.observation_codec, model.action_codec)
+    return Rows(data, model)
 
 
 def weights(model: StandaloneWorldModel) -> dict[str, th.Tensor]:
