@@ -3,6 +3,9 @@
 import warnings
 
 from sb3_dreamer.dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer.mbpo import MBPO
+from sb3_dreamer.pets import PETS
+from sb3_dreamer.planet import PlaNet
 from sb3_dreamer.version import __version__
 
 
@@ -25,4 +28,4 @@ def _register_toy_tasks() -> None:
 
 _register_toy_tasks()
 
-__all__ = ["DREAMER_V3", "Dreamer", "__version__"]
+__all__ = ["DREAMER_V3", "MBPO", "PETS", "Dreamer", "PlaNet", "__version__"]

@@ -40,6 +40,7 @@ from sb3_dreamer.common.preprocessing import ActionCodec, ObservationKey
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.onnx_policy import OnnxPolicy
+from sb3_dreamer.planning.policy import PlanningPolicy
 from sb3_dreamer.version import __version__
 
 __all__ = ["ExportError", "OnnxPolicy", "export_onnx", "verify_onnx"]
@@ -164,6 +165,8 @@ def _policy_of(model: Any) -> RecurrentModelPolicy:
     policy = getattr(model, "policy", model)
     if not isinstance(policy, RecurrentModelPolicy):
         raise ValueError(f"Only models of sb3_dreamer and their policies can be exported, not {type(model).__name__}.")
+    if isinstance(policy, PlanningPolicy):
+        raise ValueError(f"{type(model).__name__} plans its actions: a search cannot be exported, only Dreamer's actor can.")
     return policy
 
 

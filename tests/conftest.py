@@ -1,4 +1,4 @@
-"""Shared by all tests: one torch thread, no screen, a tiny agent and tiny environments."""
+"""Shared by all tests: one torch thread, no screen, tiny agents and tiny environments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_dreamer import Dreamer
+from sb3_dreamer import PETS, Dreamer, PlaNet
 
 th.set_num_threads(1)
 
@@ -42,13 +42,54 @@ def tiny_dreamer(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPoli
 
 tiny_dreamer.algorithm = Dreamer  # type: ignore[attr-defined]
 
-ALGORITHMS: dict[str, Callable[..., Any]] = {"dreamer": tiny_dreamer}
+PLAN: dict[str, Any] = dict(horizon=3, n_samples=6, n_iterations=2, n_elites=2)
+PLANNING: dict[str, Any] = dict(planner_kwargs=PLAN, replan_every=2)
+"""With every other step from the plan before, there is more in the state, and less to compute."""
+
+
+def tiny_planet(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPolicy", **kwargs: Any) -> PlaNet:
+    """A PlaNet that learns and plans in seconds (nothing useful)."""
+    common = {name: value for name, value in TINY.items() if not name.startswith("imagination")}
+    return PlaNet(policy, env, **{**common, **PLANNING, "seed": 0, **kwargs})
+
+
+tiny_planet.algorithm = PlaNet  # type: ignore[attr-defined]
+
+
+def tiny_pets(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPolicy", **kwargs: Any) -> PETS:
+    """A PETS that learns and plans in seconds (nothing useful)."""
+    tiny = dict(learning_starts=40, train_freq=8, max_epochs=2, buffer_size=2_000, device="cpu")
+    small = dict(world_model_kwargs=dict(n_members=2, units=8, layers=1))
+    return PETS(policy, env, **{**tiny, **PLANNING, "policy_kwargs": small, "seed": 0, **kwargs})
+
+
+tiny_pets.algorithm = PETS  # type: ignore[attr-defined]
+
+ALGORITHMS: dict[str, Callable[..., Any]] = {"dreamer": tiny_dreamer, "planet": tiny_planet, "pets": tiny_pets}
 """Makes a tiny model of every algorithm, from an environment, ``policy`` and other arguments; ``algorithm`` is its class."""
+FROM_WINDOWS = ["dreamer", "planet"]
+"""Those that learn from replayed windows, at a train ratio, and see images; PETS is fitted to single steps every few."""
 
 
-@pytest.fixture(scope="session", params=ALGORITHMS.values(), ids=ALGORITHMS)
+@pytest.fixture(scope="session", params=ALGORITHMS)
 def make(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    return request.param
+    """Of each algorithm; of some with ``@pytest.mark.parametrize("make", [their names], indirect=True)``."""
+    return ALGORITHMS[request.param]
+
+
+def note_training(model: Any) -> list[int]:
+    """:return: steps taken at every update (PETS: fit) that is asked for from now on"""
+    noted: list[int] = []
+    train = model.train
+
+    def noting(gradient_steps: int) -> None:
+        before = model._n_updates
+        train(gradient_steps)
+        assert model._n_updates - before == gradient_steps or isinstance(model, PETS)  # whose fits take many
+        noted.extend([model.num_timesteps] * gradient_steps)
+
+    model.train = noting
+    return noted
 
 
 class Clock(gym.Env):
@@ -83,7 +124,7 @@ def clock() -> type[Clock]:
     return Clock
 
 
-def weights_of(model: Dreamer) -> dict[str, th.Tensor]:
+def weights_of(model: Any) -> dict[str, th.Tensor]:
     """A copy of all weights and buffers."""
     return {name: value.clone() for name, value in model.policy.state_dict().items()}
 

@@ -10,7 +10,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch as th
-from conftest import Clock, assert_equal_weights, weights_of
+from conftest import Clock, assert_equal_weights, note_training, weights_of
 
 Make = Callable[..., Any]
 
@@ -33,7 +33,10 @@ def seed_everything() -> None:
     th.manual_seed(3)
 
 
-@pytest.mark.parametrize("how", COPIES)
+COPIED = [*[("dreamer", how) for how in COPIES], ("planet", "deepcopy"), ("pets", "pickle")]
+
+
+@pytest.mark.parametrize(("make", "how"), COPIED, indirect=["make"])
 def test_a_copied_model_learns_on_alone_and_alike(make: Make, how: str) -> None:
     model = make(Clock(length=7)).learn(60)
     copied = COPIES[how](model)
@@ -41,8 +44,9 @@ def test_a_copied_model_learns_on_alone_and_alike(make: Make, how: str) -> None:
     assert copied.replay_buffer.size() == model.replay_buffer.size()
     before, rows, updates = weights_of(model), model.replay_buffer.size(), model._n_updates
     seed_everything()
+    noted = note_training(copied)
     copied.learn(40, reset_num_timesteps=False)
-    assert copied.num_timesteps == 100 and copied._n_updates == updates + 5
+    assert copied.num_timesteps == 100 and noted == [64, 72, 80, 88, 96]
     # the original knows nothing of it
     assert model.num_timesteps == 60 and model.replay_buffer.size() == rows and model._n_updates == updates
     assert model.env.envs[0].unwrapped.episode < copied.env.envs[0].unwrapped.episode
@@ -51,6 +55,7 @@ def test_a_copied_model_learns_on_alone_and_alike(make: Make, how: str) -> None:
     seed_everything()
     model.learn(40, reset_num_timesteps=False)
     assert_equal_weights(weights_of(model), weights_of(copied))
+    assert model._n_updates == copied._n_updates
     assert np.array_equal(*(m.predict(OBS, deterministic=True)[0] for m in (model, copied)))
 
 

@@ -1,18 +1,30 @@
 """Seeds decide everything; looking changes nothing."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
-from conftest import assert_equal_weights, tiny_dreamer, weights_of
+from conftest import assert_equal_weights, weights_of
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_dreamer import Dreamer
 from sb3_dreamer.common.callbacks import OpenLoopErrorCallback
 
+Make = Callable[..., Any]
 
-@pytest.mark.parametrize("task", ["ContinuousPendulum-v0", "SequenceMemory-v0"])
-def test_same_seed_same_weights_and_actions(task: str) -> None:
-    models = [tiny_dreamer(f"envs:{task}", seed=seed).learn(100) for seed in (1, 1, 2)]
+
+SEEDED = [
+    *[("dreamer", task) for task in ("ContinuousPendulum-v0", "SequenceMemory-v0")],
+    *[("planet", "ContinuousPendulum-v0"), ("pets", "SequenceMemory-v0")],
+]
+
+
+@pytest.mark.parametrize(("make", "task"), SEEDED, indirect=["make"])
+def test_same_seed_same_weights_and_actions(make: Make, task: str) -> None:
+    models = [make(f"envs:{task}", seed=seed).learn(100) for seed in (1, 1, 2)]
     first, second, third = (weights_of(model) for model in models)
     assert_equal_weights(first, second)
     assert any(not th.equal(first[name], third[name]) for name in first)
@@ -23,18 +35,20 @@ def test_same_seed_same_weights_and_actions(task: str) -> None:
     assert not np.array_equal(actions[0], actions[2])
 
 
-def test_evaluation_and_open_loop_callbacks_do_not_change_training() -> None:
-    plain = weights_of(tiny_dreamer(seed=1).learn(120))
-    env = make_vec_env("envs:ContinuousPendulum-v0", 2, seed=9)
+def test_evaluation_and_open_loop_callbacks_do_not_change_training(make: Make) -> None:
+    plain = weights_of(make(seed=1).learn(120))
+    steps = 200 if make.algorithm is Dreamer else 10  # each of which a planner has to plan
+    env = make_vec_env("envs:ContinuousPendulum-v0", 2, seed=9, env_kwargs=dict(max_episode_steps=steps))
     callbacks = [
         EvalCallback(env, n_eval_episodes=1, eval_freq=50, verbose=0),
         OpenLoopErrorCallback(every=40, horizon=5, context=2, windows=8),
     ]
-    assert_equal_weights(plain, weights_of(tiny_dreamer(seed=1).learn(120, callback=callbacks)))
+    assert_equal_weights(plain, weights_of(make(seed=1).learn(120, callback=callbacks)))
 
 
-def test_a_run_in_two_parts_equals_a_run_in_one() -> None:
-    whole = tiny_dreamer(seed=1, learning_rate=1e-3).learn(120)
-    parts = tiny_dreamer(seed=1, learning_rate=1e-3).learn(70)
+@pytest.mark.parametrize("make", ["dreamer", "pets"], indirect=True)
+def test_a_run_in_two_parts_equals_a_run_in_one(make: Make) -> None:
+    whole = make(seed=1, learning_rate=1e-3).learn(120)
+    parts = make(seed=1, learning_rate=1e-3).learn(70)
     parts.learn(50, reset_num_timesteps=False)
     assert_equal_weights(weights_of(whole), weights_of(parts))

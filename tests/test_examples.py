@@ -18,6 +18,10 @@ ARGUMENTS = {
     "rssm_and_imagination.py": ["--steps", "600", "--updates", "5", "--out", "{out}"],
     "train_in_a_dream.py": ["--steps", "200", "--updates", "5", "--dream-steps", "150", "--out", "{out}"],
     "dream_video.py": ["--total-timesteps", "202", "--out", "{out}"],
+    "uncertainty_map.py": ["--steps", "1000", "--epochs", "2", "--out", "{out}"],
+    "pets_pendulum.py": ["--total-timesteps", "202", "--episodes", "1", "--out", "{out}"],
+    "mbpo_beside_sac.py": ["--total-timesteps", "220", "--seeds", "1", "--out", "{out}"],
+    "explore_without_reward.py": ["--total-timesteps", "210", "--updates", "5", "--out", "{out}"],
 }
 LEAVES = {
     "quickstart.py": ["dreamer_pendulum.zip"],
@@ -30,6 +34,10 @@ LEAVES = {
     "rssm_and_imagination.py": ["latent_space.png", "hidden_states.png", "open_loop.png"],
     "train_in_a_dream.py": ["model.pt", "sac.zip"],
     "dream_video.py": ["dream.gif", "dream.png"],
+    "uncertainty_map.py": ["uncertainty_map.png"],
+    "pets_pendulum.py": ["pets_pendulum.zip"],
+    "mbpo_beside_sac.py": ["results.csv", "summary.json", "curves.png"],
+    "explore_without_reward.py": ["mountain_car.zip"],
 }
 
 
@@ -37,7 +45,11 @@ def test_every_example_is_tested() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS) == set(LEAVES)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+LONG = ("compare_with_baselines.py", "pets_pendulum.py", "mbpo_beside_sac.py", "explore_without_reward.py", "dream_video.py")
+"""Ten seconds and more."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ARGUMENTS])
 def test_example(name: str, tmp_path: pathlib.Path) -> None:
     path = ROOT / "examples" / name
     assert len(path.read_text().splitlines()) <= 60

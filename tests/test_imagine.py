@@ -1,19 +1,27 @@
 """Dreams in the environment's own units."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch as th
-from conftest import Clock, tiny_dreamer
+from conftest import ALGORITHMS, Clock, tiny_dreamer
 
-from sb3_dreamer import Dreamer
+from sb3_dreamer import PETS
+
+MODELS = [
+    *[("dreamer", task) for task in ("ContinuousPendulum-v0", "SequenceMemory-v0")],
+    *[("planet", "ContinuousPendulum-v0"), ("pets", "SequenceMemory-v0")],
+]
 
 
-@pytest.fixture(scope="module", params=["ContinuousPendulum-v0", "SequenceMemory-v0"])
-def model(request: pytest.FixtureRequest) -> Dreamer:
-    return tiny_dreamer(f"envs:{request.param}").learn(100)
+@pytest.fixture(scope="module", params=MODELS, ids=str)
+def model(request: pytest.FixtureRequest) -> Any:
+    algorithm, task = request.param
+    return ALGORITHMS[algorithm](f"envs:{task}").learn(100)
 
 
-def test_shapes_and_spaces(model: Dreamer) -> None:
+def test_shapes_and_spaces(model: Any) -> None:
     size = model.observation_space.shape[0]
     obs = np.zeros((3, size), dtype=np.float32)
     dream = model.imagine(obs, 6)
@@ -27,7 +35,7 @@ def test_shapes_and_spaces(model: Dreamer) -> None:
     assert np.allclose(single.observations, dream.observations[0], atol=1e-5)
 
 
-def test_given_actions_are_followed(model: Dreamer) -> None:
+def test_given_actions_are_followed(model: Any) -> None:
     obs = np.zeros(model.observation_space.shape, dtype=np.float32)
     plans = [np.stack([model.action_space.sample() for _ in range(4)]) for _ in range(2)]
     dreams = [model.imagine(obs, 4, actions=plan) for plan in plans]
@@ -37,13 +45,14 @@ def test_given_actions_are_followed(model: Dreamer) -> None:
     assert np.array_equal(dreams[0].observations, model.imagine(obs, 4, actions=plans[0]).observations)
 
 
-def test_state_of_predict_continues_in_the_dream(model: Dreamer) -> None:
+def test_state_of_predict_continues_in_the_dream(model: Any) -> None:
     obs = np.ones(model.observation_space.shape, dtype=np.float32)
     _, state = model.predict(obs, deterministic=True)
-    assert not np.array_equal(model.imagine(obs, 3).observations, model.imagine(obs, 3, state=state).observations)
+    remembers = not isinstance(model, PETS)  # whose state is the observation
+    assert remembers != np.array_equal(model.imagine(obs, 3).observations, model.imagine(obs, 3, state=state).observations)
 
 
-def test_dreaming_changes_nothing(model: Dreamer) -> None:
+def test_dreaming_changes_nothing(model: Any) -> None:
     obs = np.ones(model.observation_space.shape, dtype=np.float32)
     before = model.predict(obs, deterministic=True)[0]
     noise = th.get_rng_state()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Clock, assert_equal_weights, weights_of
+from conftest import FROM_WINDOWS, Clock, assert_equal_weights, weights_of
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -23,6 +23,7 @@ class Pictures(Clock):
         return np.full((64, 64, 3), self.clock, dtype=np.uint8)
 
 
+@pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)
 def test_images_are_stored_once_as_bytes(make: Any) -> None:
     model = make(Pictures(length=1000), policy="CnnPolicy", buffer_size=1000).learn(20)
     buffer = model.replay_buffer
@@ -34,6 +35,7 @@ def test_images_are_stored_once_as_bytes(make: Any) -> None:
     assert buffer.row_bytes < 0.51 * sum(array.nbytes for array in arrays) / 1000
 
 
+@pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)
 def test_the_warning_comes_with_the_first_row_and_not_when_loading(
     make: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +56,7 @@ def test_available_memory_is_plausible() -> None:
     assert available is not None and 2**24 < available < 2**50
 
 
+@pytest.mark.parametrize("make", ["dreamer", "pets"], indirect=True)
 def test_a_replay_on_disk_learns_the_same_and_leaves_nothing(make: Any, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "rows"
     in_memory = make(buffer_size=70).learn(120)
@@ -74,6 +77,7 @@ def test_a_replay_on_disk_learns_the_same_and_leaves_nothing(make: Any, tmp_path
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)
 def test_a_disk_without_room_is_told(make: Any, tmp_path: pathlib.Path) -> None:
     model = make(Pictures(), policy="CnnPolicy", buffer_size=10**12, replay_buffer_kwargs=dict(storage_path=tmp_path))
     with pytest.warns(UserWarning, match=r"may grow to .*GB, but .*GB are free"), pytest.raises((OSError, ValueError)):
@@ -85,6 +89,7 @@ def test_unknown_replay_arguments(make: Any) -> None:
         make(replay_buffer_kwargs=dict(path="x"))
 
 
+@pytest.mark.parametrize("make", ["dreamer"], indirect=True)
 def test_a_full_disk_is_an_error_and_no_end_of_the_process(
     make: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,22 +1,25 @@
 """The state that goes in and out of ``predict``."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
-from conftest import tiny_dreamer
+from conftest import PLAN, tiny_dreamer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_dreamer import Dreamer
+from sb3_dreamer import PETS, Dreamer
 
 OBS = np.random.default_rng(0).normal(size=(4, 3, 3)).astype(np.float32)  # 4 steps of 3 environments
 
 
 @pytest.fixture(scope="module")
-def model() -> Dreamer:
-    return tiny_dreamer().learn(100)
+def model(make: Callable[..., Any]) -> Any:
+    return make().learn(100)
 
 
-def run(model: Dreamer, obs: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
+def run(model: Any, obs: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
     state, actions = None, []
     for t, obs_t in enumerate(obs):
         start = None if starts is None else starts[t]
@@ -25,26 +28,31 @@ def run(model: Dreamer, obs: np.ndarray, starts: np.ndarray | None = None) -> np
     return np.stack(actions)
 
 
-def test_shapes(model: Dreamer) -> None:
+def test_shapes(model: Any) -> None:
     action, state = model.predict(OBS[0], deterministic=True)
     assert action.shape == (3, 1) and isinstance(state, tuple)
-    assert [part.shape for part in state] == [(3, 8), (3, 2), (3, 1)]
+    # latent state, for planners the rest of the plan and for how long it is followed, and the action before
+    plan = [] if isinstance(model, Dreamer) else [(3, PLAN["horizon"] * 1), (3, 1)]
+    latent = [(3, 2), (3, 3)] if isinstance(model, PETS) else [(3, 8), (3, 2)]
+    assert [part.shape for part in state] == [*latent, *plan, (3, 1)]
     assert all(isinstance(part, np.ndarray) for part in state)
     single, one = model.predict(OBS[0, 0], deterministic=True)
-    assert single.shape == (1,) and [len(part) for part in one] == [1, 1, 1]
+    assert single.shape == (1,) and {len(part) for part in one} == {1} and len(one) == len(state)
     assert np.allclose(single, action[0])
 
 
-def test_the_past_matters_and_environments_do_not_mix(model: Dreamer) -> None:
+def test_the_past_matters_and_environments_do_not_mix(model: Any) -> None:
     together = run(model, OBS)
     for i in range(3):
         assert np.allclose(run(model, OBS[:, i : i + 1]), together[:, i : i + 1], atol=1e-5)
     other = OBS.copy()
     other[0] += 1
-    assert not np.allclose(run(model, other)[-1], together[-1], atol=1e-7)
+    # of PETS, it is the plan that remembers, and a few candidates soon find the same
+    later = slice(1, None) if isinstance(model, PETS) else slice(-1, None)
+    assert not np.allclose(run(model, other)[later], together[later], atol=1e-7)
 
 
-def test_episode_start_forgets_state_and_action_of_that_environment_only(model: Dreamer) -> None:
+def test_episode_start_forgets_state_and_action_of_that_environment_only(model: Any) -> None:
     starts = np.zeros((4, 3), dtype=bool)
     starts[2, 1] = True
     mixed, plain = run(model, OBS, starts), run(model, OBS)
@@ -52,7 +60,7 @@ def test_episode_start_forgets_state_and_action_of_that_environment_only(model: 
     assert np.allclose(mixed[2:, 1], run(model, OBS[2:])[:, 1], atol=1e-6)  # as if it had begun there
 
 
-def test_inputs_are_neither_kept_nor_changed(model: Dreamer) -> None:
+def test_inputs_are_neither_kept_nor_changed(model: Any) -> None:
     obs, start = OBS[0].copy(), np.ones(3, dtype=bool)
     _, state = model.predict(obs, None, start, deterministic=True)
     kept = [part.copy() for part in state]
@@ -63,15 +71,17 @@ def test_inputs_are_neither_kept_nor_changed(model: Dreamer) -> None:
     assert not any(np.shares_memory(a, b) for a in state for b in newer)
 
 
-def test_predicting_leaves_the_rollout_alone(model: Dreamer) -> None:
+def test_predicting_leaves_the_rollout_alone(model: Any) -> None:
     before = [part.copy() for part in model._last_state]
     run(model, OBS)
     assert all(np.array_equal(a, b) for a, b in zip(before, model._last_state, strict=True))
 
 
-def test_evaluate_policy_with_any_number_of_environments(model: Dreamer) -> None:
+def test_evaluate_policy_with_any_number_of_environments(model: Any) -> None:
+    steps = 200 if isinstance(model, Dreamer) else 10  # each of which a planner has to plan
     for n in (1, 4):
-        mean, _ = evaluate_policy(model, make_vec_env("envs:ContinuousPendulum-v0", n, seed=0), n_eval_episodes=4)
+        env = make_vec_env("envs:ContinuousPendulum-v0", n, seed=0, env_kwargs=dict(max_episode_steps=steps))
+        mean, _ = evaluate_policy(model, env, n_eval_episodes=4)
         assert -2000 < mean < 0
 
 

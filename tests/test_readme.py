@@ -4,9 +4,10 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 
-from sb3_dreamer import Dreamer
+from sb3_dreamer import Dreamer, PlaNet
 from sb3_dreamer.world_models.__main__ import build_parser as world_models_parser
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -29,9 +30,24 @@ def test_code_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caps
 def shortened(code: str) -> str:
     """The same with fewer steps and updates."""
     steps = (("20_000", "220"), ("updates=2_000", "updates=4"), ("2_000", "220"), ("5_000", "600"), ("5000", "600"))
+    steps += (("learn(400)", "learn(202)"), ("learn(600)", "learn(202)"), ("adapt(220)", "adapt(2)"), ("3_000", "202"))
+    steps += (("4_000", "210"), ("1_500", "202"), ("model.fit(train)", "model.fit(train, epochs=1)"))
     for long, short in steps:
         code = code.replace(long, short)
     return code.replace("updates=2000", "updates=4")
+
+
+@pytest.mark.slow
+def test_code_of_the_page_on_planning_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "planning.md").read_text(), flags=re.S)
+    model = PlaNet("MlpPolicy", "envs:ContinuousPendulum-v0", device="cpu").world_model
+    obs, action = np.array([1.0, 0.0, 0.0], dtype=np.float32), np.zeros(1, dtype=np.float32)
+    names: dict = {"model": model, "obs": obs, "action": action}
+    for language, text in blocks:
+        assert language == "python"
+        exec(compile(shortened(text), "planning.md", "exec"), names)
+    assert names["plan"].actions.shape == (1, 15, 1) and names["explorer"].exploration is None
 
 
 def test_code_of_the_page_on_world_models_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,17 +36,24 @@ class SaveAt(BaseCallback):
         return True
 
 
-def options(case: str) -> dict[str, Any]:
-    cases: dict[str, dict[str, Any]] = {
-        "plain": {},
-        # 0.75 updates a step: what is owed at the moment of saving matters, and so does the schedule
-        "debt": dict(train_ratio=24, learning_rate=LinearSchedule(1e-3, 1e-4, 1.0), actor_learning_rate=None),
-        "queue": dict(online_replay=True, policy_kwargs=dict(size="debug", latent="categorical")),
-        "wrapped": dict(buffer_size=100),
-        "warmup": dict(learning_starts=150),
-        "two": {},
-    }
-    return cases[case]
+FALLING = LinearSchedule(1e-3, 1e-4, 1.0)
+WINDOWS = dict(online_replay=True, policy_kwargs=dict(size="debug", world_model_kwargs=dict(latent="categorical")))
+# 0.75 updates a step: what is owed at the moment of saving matters, and so does the schedule
+DEBT = dict(train_ratio=24, learning_rate=FALLING)
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("dreamer", "plain", {}),
+    ("dreamer", "debt", dict(**DEBT, actor_learning_rate=None)),
+    ("dreamer", "queue", WINDOWS),
+    ("dreamer", "wrapped", dict(buffer_size=100)),
+    ("dreamer", "warmup", dict(learning_starts=150)),
+    ("dreamer", "two", {}),
+    # of planners, how far the plan of that moment has been followed matters as well
+    ("planet", "debt", dict(**DEBT, replan_every=3)),
+    ("planet", "queue", dict(**WINDOWS, buffer_size=100)),
+    ("planet", "two", dict(replan_every=1)),
+    ("pets", "fits", dict(train_freq=7, learning_rate=FALLING, replan_every=3, buffer_size=100)),
+    ("pets", "two", dict(replan_every=1)),
+]
 
 
 def resume(make: Any, folder: pathlib.Path, n_envs: int) -> Any:
@@ -58,11 +65,15 @@ def resume(make: Any, folder: pathlib.Path, n_envs: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("case", ["plain", "debt", "queue", "wrapped", "warmup", "two"])
-def test_stopped_and_continued_equals_never_stopped(make: Any, case: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "case", "kwargs"), CASES, indirect=["make"], ids=[f"{name}-{case}" for name, case, _ in CASES]
+)
+def test_stopped_and_continued_equals_never_stopped(
+    make: Any, case: str, kwargs: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
     n_envs = 2 if case == "two" else 1
     stop = STOP + STOP % n_envs
-    straight = make(make_vec_env("envs:ContinuousPendulum-v0", n_envs, seed=0), **options(case))
+    straight = make(make_vec_env("envs:ContinuousPendulum-v0", n_envs, seed=0), **kwargs)
     straight.learn(END, callback=SaveAt(stop, tmp_path))
     th.manual_seed(999)  # whatever happened since
     continued = resume(make, tmp_path, n_envs)
@@ -78,6 +89,7 @@ def test_stopped_and_continued_equals_never_stopped(make: Any, case: str, tmp_pa
         used = min(first.shape[1], second.shape[1])
         assert np.array_equal(first[:, :used], second[:, :used]), name
     assert straight._last_obs is not None and np.array_equal(straight._last_obs, continued._last_obs)  # type: ignore[arg-type]
+    assert all(np.array_equal(*parts) for parts in zip(straight._last_state, continued._last_state, strict=True))
 
 
 CHILD = """
@@ -86,31 +98,36 @@ sys.path.insert(0, {tests!r})
 import torch as th
 th.set_num_threads(1)
 from conftest import ALGORITHMS
-from test_resume import resume
-model = resume(ALGORITHMS[{name!r}], pathlib.Path({folder!r}), 1)
-batch, _ = model.sample_replay(4, 8)
-th.manual_seed(5)
-losses = {{name: loss.detach() for name, loss in model.world_model.loss(batch)[1].items()}}
-th.save(losses, {folder!r} + "/losses")
-model = resume(ALGORITHMS[{name!r}], pathlib.Path({folder!r}), 1)
-model.learn({steps}, reset_num_timesteps=False)
-th.save(model.policy.state_dict(), {folder!r} + "/weights")
+from test_resume import losses_of, resume
+for name in ALGORITHMS:
+    folder = pathlib.Path({folder!r}) / name
+    th.save(losses_of(resume(ALGORITHMS[name], folder, 1)), folder / "losses")
+    model = resume(ALGORITHMS[name], folder, 1)
+    model.learn({steps}, reset_num_timesteps=False)
+    th.save(model.policy.state_dict(), folder / "weights")
 """
 
 
-def test_in_a_fresh_process(make: Any, tmp_path: pathlib.Path) -> None:
-    straight = make(make_vec_env("envs:ContinuousPendulum-v0", 1, seed=0))
-    straight.learn(END, callback=SaveAt(STOP, tmp_path))
-    here = resume(make, tmp_path, 1)
-    batch, _ = here.sample_replay(4, 8)
+def losses_of(model: Any) -> dict[str, th.Tensor]:
+    batch, _ = model.sample_replay(4, 8)
     th.manual_seed(5)
-    losses = {name: loss.detach() for name, loss in here.world_model.loss(batch)[1].items()}
-    name = next(name for name, made in ALGORITHMS.items() if made is make)
-    code = CHILD.format(name=name, tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path), steps=END - STOP)
+    return {name: loss.detach() for name, loss in model.world_model.loss(batch)[1].items()}
+
+
+def test_in_a_fresh_process(tmp_path: pathlib.Path) -> None:
+    """One for all algorithms, as it takes seconds to start."""
+    straight, losses = {}, {}
+    for name, make in ALGORITHMS.items():
+        straight[name] = make(make_vec_env("envs:ContinuousPendulum-v0", 1, seed=0))
+        (tmp_path / name).mkdir()
+        straight[name].learn(END, callback=SaveAt(STOP, tmp_path / name))
+        losses[name] = losses_of(resume(make, tmp_path / name, 1))
+    code = CHILD.format(tests=str(pathlib.Path(__file__).parent), folder=str(tmp_path), steps=END - STOP)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
-    there = th.load(tmp_path / "losses")
-    assert all(th.equal(losses[name], there[name]) for name in losses)
-    assert_equal_weights(weights_of(straight), th.load(tmp_path / "weights"))
+    for name, model in straight.items():
+        there = th.load(tmp_path / name / "losses")
+        assert all(th.equal(losses[name][key], there[key]) for key in losses[name])
+        assert_equal_weights(weights_of(model), th.load(tmp_path / name / "weights"))
 
 
 def test_the_episode_is_reset_unless_it_is_told_to_go_on(make: Any, tmp_path: pathlib.Path) -> None:
@@ -146,7 +163,10 @@ def test_a_new_seed_gives_new_random_numbers(make: Any, tmp_path: pathlib.Path) 
     assert make.algorithm.load(tmp_path / "model", env, seed=5)._random_state is None
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 2)])
+OTHERS = [*[("dreamer", *numbers) for numbers in ((1, 3), (3, 1), (2, 2))], ("planet", 3, 1), ("pets", 1, 3)]
+
+
+@pytest.mark.parametrize(("make", "before", "after"), OTHERS, indirect=["make"])
 def test_a_replay_of_another_number_of_environments(make: Any, before: int, after: int, tmp_path: pathlib.Path) -> None:
     model = make(make_vec_env(lambda: Clock(length=6), before)).learn(90)
     model.save(tmp_path / "model")
@@ -169,7 +189,9 @@ class Choosing(Clock):
     action_space = gym.spaces.Discrete(2)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("make", "seed"), [*[("dreamer", seed) for seed in range(4)], ("planet", 0), ("pets", 0)], indirect=["make"]
+)
 def test_a_replay_of_another_moment_is_noticed_though_the_last_actions_agree(
     make: Any, seed: int, tmp_path: pathlib.Path
 ) -> None:

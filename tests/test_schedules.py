@@ -34,13 +34,17 @@ def note_rates(model: Any) -> list[tuple[int, dict[str, float]]]:
 
     def noting(gradient_steps: int) -> None:
         train(gradient_steps)
-        noted.append((model.num_timesteps, {group["name"]: group["lr"] for group in model.policy.optimizer.param_groups}))
+        groups = model.policy.optimizer.param_groups
+        noted.append((model.num_timesteps, {group.get("name", "world_model"): group["lr"] for group in groups}))
 
     model.train = noting
     return noted
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+FOLLOWED = [("dreamer", name) for name in SCHEDULES] + [("planet", "function"), ("pets", "function")]
+
+
+@pytest.mark.parametrize(("make", "name"), FOLLOWED, indirect=["make"])
 def test_the_optimizer_and_the_log_follow_the_schedule(make: Make, name: str, tmp_path: pathlib.Path) -> None:
     given = SCHEDULES[name]
     schedule = given if callable(given) else lambda _: given

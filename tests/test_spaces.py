@@ -1,21 +1,36 @@
 """Every kind of observation and action: it acts, learns, predicts, dreams, and is the same after loading."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from conftest import FROM_WINDOWS
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from sb3_dreamer import PETS
 
 Box, Space = spaces.Box, spaces.Space
 
 SHORT: dict[str, Any] = dict(learning_starts=30, batch_length=4, train_ratio=1.5)
 """First update after 30 steps, then one about every tenth."""
+SHORT_PETS: dict[str, Any] = dict(learning_starts=30, train_freq=10)
+"""The same for what is fitted to single steps."""
+
+
+def cases(dreamer: Iterable[str], planet: Iterable[str] = (), pets: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """
+    Planners see spaces through the same code as Dreamer: some of the cases, and all kinds in one dictionary, meet every branch
+    of it.
+
+    :return: names of algorithm and case
+    """
+    return [("dreamer", name) for name in dreamer] + [("planet", name) for name in planet] + [("pets", name) for name in pets]
 
 
 class Sampler(gym.Env):
@@ -137,7 +152,8 @@ def check_loading(model: Any, env: Sampler, actions: np.ndarray) -> None:
 
 def check(make: Callable[..., Any], observations: Space, actions: Space, policy: str, steps: int = 60, **kwargs: Any) -> Any:
     env = Sampler(observations, actions)
-    model = make(env, policy=policy, **{**SHORT, **kwargs}).learn(steps)
+    short = SHORT_PETS if make.algorithm is PETS else SHORT
+    model = make(env, policy=policy, **{**short, **kwargs}).learn(steps)
     assert model._n_updates > 1 and model._skipped_updates == 0
     assert all(bool(th.isfinite(value).all()) for value in model.policy.state_dict().values())
     check_replay(model, env)
@@ -167,7 +183,7 @@ VECTORS: dict[str, Space] = {
 }
 
 
-@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize(("make", "name"), cases(VECTORS, ["float64"], ["multi_discrete_square"]), indirect=["make"])
 def test_vectors_choices_and_bits(make: Callable[..., Any], name: str) -> None:
     check(make, VECTORS[name], ONE_ACTION, "MlpPolicy")
 
@@ -185,12 +201,13 @@ PICTURES: dict[str, Space] = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize(("make", "name"), cases(PICTURES, ["channels_last"]), indirect=["make"])
 def test_images(make: Callable[..., Any], name: str) -> None:
     model = check(make, PICTURES[name], ONE_ACTION, "CnnPolicy")
     assert model.replay_buffer._obs["obs"].dtype == np.uint8  # a byte a pixel
 
 
+@pytest.mark.parametrize("make", ["dreamer"], indirect=True)
 def test_a_large_image(make: Callable[..., Any]) -> None:
     check(make, pixels(256, 256, 3), ONE_ACTION, "CnnPolicy", steps=32, learning_starts=30, batch_size=1, pretrain_updates=2)
 
@@ -202,7 +219,7 @@ FLOAT_PICTURES: dict[str, Space] = {
 }
 
 
-@pytest.mark.parametrize("name", FLOAT_PICTURES)
+@pytest.mark.parametrize(("make", "name"), cases(FLOAT_PICTURES, ["float_grey"]), indirect=["make"])
 def test_images_of_floats(make: Callable[..., Any], name: str) -> None:
     kwargs = dict(size="debug", normalize_images=False)
     model = check(make, FLOAT_PICTURES[name], ONE_ACTION, "CnnPolicy", policy_kwargs=kwargs)
@@ -231,11 +248,17 @@ def test_a_dictionary_of_everything_under_awkward_names(make: Callable[..., Any]
             "é ": Box(-1, 1, (1, 1, 1)),
         },
     }
+    images = ["", "a.b", "keys", "0"]
+    if make.algorithm is PETS:
+        with pytest.raises(ValueError, match=r"predicts numbers, not images \(keys \['', '0', 'a\.b', 'keys'\]\)"):
+            make(Sampler(spaces.Dict(parts), ONE_ACTION), policy="MultiInputPolicy")
+        parts = {name: part for name, part in parts.items() if name not in images}
     model = check(make, spaces.Dict(parts), ONE_ACTION, "MultiInputPolicy")
     kinds = {key.name: key.kind for key in model.observation_codec.keys}
-    assert [name for name in parts if kinds[name] == "image"] == ["", "a.b", "keys", "0"]
+    assert [name for name in parts if kinds[name] == "image"] == ([] if make.algorithm is PETS else images)
 
 
+@pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)
 def test_channels_first_in_a_dictionary(make: Callable[..., Any]) -> None:
     check(make, spaces.Dict(near=pixels(3, 12, 16), far=pixels(1, 12, 16)), ONE_ACTION, "MultiInputPolicy")
 
@@ -264,7 +287,10 @@ ACTIONS: dict[str, Space] = {
 }
 
 
-@pytest.mark.parametrize("name", ACTIONS)
+PLANNED = ["asymmetric", "int32", "one_fixed", "discrete_one", "multi_discrete_matrix", "multi_binary"]
+
+
+@pytest.mark.parametrize(("make", "name"), cases(ACTIONS, ["asymmetric", "multi_discrete_matrix"], PLANNED), indirect=["make"])
 def test_actions(make: Callable[..., Any], name: str) -> None:
     space = ACTIONS[name]
     model = check(make, Box(-1, 1, (2,)), space, "MlpPolicy")
@@ -314,6 +340,8 @@ def test_what_is_not_supported_is_refused_by_name(make: Callable[..., Any], name
     policy, observations, actions, error, message = REFUSED[name]
     env = gym.Env()
     env.observation_space, env.action_space = observations, actions
+    if make.algorithm is PETS and policy == "CnnPolicy":
+        message = "PETS has no CnnPolicy.*not images"
     with pytest.raises(error, match=message):
         make(env, policy=policy)
 
@@ -361,6 +389,7 @@ observation_spaces = st.one_of(
 action_spaces = st.one_of(boxes(bounded=True), discretes, multi_discretes, choice_matrices, multi_binaries)
 
 
+@pytest.mark.parametrize("make", ["dreamer"], indirect=True)
 @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(observations=observation_spaces, actions=action_spaces)
 def test_any_spaces(make: Callable[..., Any], observations: Space, actions: Space) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Clock, assert_equal_weights, weights_of
+from conftest import FROM_WINDOWS, Clock, assert_equal_weights, weights_of
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -161,7 +161,10 @@ def test_vecnormalize_of_some_keys(make: Make) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.int8])
+OTHER_TYPES = [*[("dreamer", dtype) for dtype in (np.float64, np.int32, np.int8)], ("planet", np.int8), ("pets", np.float64)]
+
+
+@pytest.mark.parametrize(("make", "dtype"), OTHER_TYPES, indirect=["make"])
 def test_vecnormalize_of_other_types(make: Make, dtype: type) -> None:
     class Typed(Clock):
         observation_space = spaces.Box(-100, 100, (2,), dtype)
@@ -241,6 +244,7 @@ class Pixels(Clock):
         return np.broadcast_to(np.array([10 * self.episode, self.clock, 7], dtype=np.uint8), (8, 10, 3)).copy()
 
 
+@pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_images_are_transposed_once(make: Make, wrapped: bool) -> None:
     env: VecEnv = VecFrameStack(DummyVecEnv([functools.partial(Pixels, length=3)]), 2)
@@ -282,6 +286,7 @@ def dying(request: pytest.FixtureRequest) -> Iterator[SubprocVecEnv]:
         process.join()
 
 
+@pytest.mark.parametrize("make", ["dreamer", "pets"], indirect=True)
 def test_a_worker_that_dies_is_named_and_leaves_a_whole_model(
     make: Make, dying: SubprocVecEnv, tmp_path: pathlib.Path
 ) -> None:

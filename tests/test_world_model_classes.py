@@ -152,7 +152,7 @@ def test_images_go_through_the_vae_and_are_refused_by_the_mlp() -> None:
 @pytest.mark.parametrize(
     ("policy_kwargs", "message"),
     [
-        (dict(world_model_class="mlp"), "must be a class of world models, such as RSSM, got 'mlp'"),
+        (dict(world_model_class="mlp"), "must be a class of world models, a WorldModel, got 'mlp'"),
         (dict(world_model_class=Dreamer), "must be a class of world models"),
         (dict(world_model_kwargs=dict(size="1m", gamma=0.9)), "must not hold size, gamma"),
     ],

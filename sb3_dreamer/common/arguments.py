@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from collections.abc import Collection, Mapping
@@ -106,3 +107,22 @@ def check_whole(**arguments: Any) -> None:
     for name, value in arguments.items():
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or value != value // 1 or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
+def constructor_arguments(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
+    """
+    :param cls: a class, whose constructor may pass further arguments on to those it derives from
+    :return: named arguments of its constructor, and whether there may be others of which nothing is known
+    """
+    found: dict[str, inspect.Parameter] = {}
+    for kind in cls.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        own = inspect.signature(vars(kind)["__init__"]).parameters
+        named = {name: p for name, p in own.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name != "self"}
+        found = {**named, **found}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+            return found, False
+        if kind.__module__.startswith("torch.") or kind is object:
+            break
+    return found, True

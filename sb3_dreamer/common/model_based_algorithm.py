@@ -18,6 +18,7 @@ from sb3_dreamer.common.memory import keep_freed_memory
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.common.rollouts import RolloutAlgorithm
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
+from sb3_dreamer.common.world_model import WorldModel
 
 MAX_SKIPPED = 20
 """Updates skipped in a row after which something must be wrong for good."""
@@ -148,10 +149,16 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        arguments = self._policy_arguments()
+        twice = sorted(arguments.keys() & self.policy_kwargs.keys())
+        if twice:
+            raise ValueError(
+                f"policy_kwargs must not hold {', '.join(twice)}: what they are is told by arguments of {type(self).__name__}."
+            )
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, gamma=self.gamma, **self.policy_kwargs
+            self.observation_space, self.action_space, self.lr_schedule, **arguments, **self.policy_kwargs
         ).to(self.device)
         self.observation_codec, self.action_codec = self.policy.observation_codec, self.policy.action_codec
         if self.replay_buffer is None or self.replay_buffer.n_envs != self.n_envs:
@@ -168,6 +175,10 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
                 seed=self.seed,
                 **(self.replay_buffer_kwargs or {}),
             )
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        """:return: arguments of the policy that come from the algorithm's own, beside ``policy_kwargs``"""
+        return dict(gamma=self.gamma)
 
     def _first_update_at(self) -> int:
         """Environment steps before the first update."""
@@ -288,6 +299,11 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
 
     # ---- using the model
 
+    @property
+    def world_model(self) -> WorldModel:
+        """What is learnt of the environment."""
+        return self.policy.world_model
+
     def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
@@ -299,8 +315,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         Choose actions. The state that comes back must be given to the next call.
 
         :param observation: one observation or a batch
-        :param state: deterministic state ``(n, D)``, stochastic state ``(n, Z)`` and previous action ``(n, A)``,
-            None at the start
+        :param state: what the call before returned (arrays of n rows, the latent state first), None at the start
         :param episode_start: where the state is to be forgotten, ``(n,)``
         :param deterministic: modes instead of samples
         :return: actions in the action space, and the new state

@@ -145,6 +145,19 @@ def is_picture(space: spaces.Space, normalize_images: bool = True) -> bool:
     return grey or is_image_space(space)
 
 
+def check_picture(space: spaces.Space, normalize_images: bool) -> None:
+    """
+    :param space: of a CnnPolicy
+    :param normalize_images: see :func:`is_picture`
+    :raises ValueError: it is no image's
+    """
+    if not is_picture(space, normalize_images):
+        raise ValueError(
+            f"CnnPolicy is for images, not for {space}: images are uint8 with bounds 0 and 255 (or pass "
+            "policy_kwargs=dict(normalize_images=False) for floats). Otherwise use MlpPolicy, or MultiInputPolicy."
+        )
+
+
 class ObservationCodec:
     """
     Between the environment's observations, the replay's arrays and the model's input tensors.
@@ -184,6 +197,19 @@ class ObservationCodec:
             fractions = array.dtype.kind == "f" and key.kind in ("vector", "image")
             arrays[key.name] = array.reshape(-1, *key.shape).astype("float32" if fractions else key.dtype)
         return arrays
+
+    def to_env(self, arrays: dict[str, np.ndarray]) -> Any:
+        """
+        :param arrays: stored observations, each ``(n, *shape)``
+        :return: as the environment gives them: choices from their start, a dictionary only where the space is one
+        """
+        shown = {}
+        for key in self.keys:
+            array = arrays[key.name]
+            if key.kind == "discrete":
+                array = array.astype(np.int64) + np.array(key.start).reshape(key.shape)
+            shown[key.name] = array
+        return shown if self.is_dict else shown["obs"]
 
     def to_tensors(self, arrays: dict[str, np.ndarray], device: th.device) -> dict[str, th.Tensor]:
         """

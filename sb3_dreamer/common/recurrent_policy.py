@@ -18,7 +18,8 @@ from sb3_dreamer.common.world_model import WorldModel
 class RecurrentModelPolicy(BasePolicy):
     """
     Base of world-model policies. The state between two steps is a tuple of numpy arrays, batch axis first:
-    deterministic state ``(n, D)``, stochastic state ``(n, Z)`` and the action before ``(n, A)``. Nothing is kept inside.
+    deterministic state ``(n, D)``, stochastic state ``(n, Z)``, what a subclass adds, and the action before ``(n, A)``.
+    Nothing is kept inside.
 
     :meth:`predict` draws from a random generator of its own, so that evaluating does not change what training draws.
 
@@ -55,13 +56,30 @@ class RecurrentModelPolicy(BasePolicy):
         """
         return self.world_model
 
+    def state_sizes(self) -> tuple[int, ...]:
+        """:return: columns of the state's parts: the latent state's two first, the action before last"""
+        return self.world_model.deter_size, self.world_model.stoch_size, self.action_codec.size
+
     def initial_state(self, n: int) -> tuple[np.ndarray, ...]:
         """
         :param n: number of environments
         :return: the state before any observation
         """
-        sizes = (self.world_model.deter_size, self.world_model.stoch_size, self.action_codec.size)
-        return tuple(np.zeros((n, size), dtype=np.float32) for size in sizes)
+        return tuple(np.zeros((n, size), dtype=np.float32) for size in self.state_sizes())
+
+    def check_state(self, state: tuple[np.ndarray, ...], n: int) -> None:
+        """
+        :param state: given to :meth:`predict`
+        :param n: number of observations
+        :raises ValueError: it is of another shape
+        """
+        expected = self.state_sizes()
+        given = [np.shape(part) for part in state] if isinstance(state, tuple | list) else state
+        if given != [(n, size) for size in expected]:
+            raise ValueError(
+                f"state must hold arrays of {n} rows and {expected} columns for these observations, got "
+                f"{given}: give back what predict() returned for the same environments, or None."
+            )
 
     def update_statistics(self, obs: dict[str, np.ndarray], reward: np.ndarray) -> None:
         """
@@ -88,15 +106,9 @@ class RecurrentModelPolicy(BasePolicy):
         :param evaluation: for :meth:`predict`, not for collecting data
         :return: the latent state at the observations
         """
-        expected = (self.world_model.deter_size, self.world_model.stoch_size, self.action_codec.size)
-        given = [np.shape(part) for part in state] if isinstance(state, tuple | list) else state
-        if given != [(len(episode_start), size) for size in expected]:
-            raise ValueError(
-                f"state must hold arrays of {len(episode_start)} rows and {expected} columns for these observations, got "
-                f"{given}: give back what predict() returned for the same environments, or None."
-            )
         device = self.device  # SB3 looks for it among all parameters
-        deter, stoch, action = (th.as_tensor(part, dtype=th.float32, device=device) for part in state)
+        parts = (state[0], state[1], state[-1])
+        deter, stoch, action = (th.as_tensor(part, dtype=th.float32, device=device) for part in parts)
         return self.acting_model(evaluation).observe_step(
             self.observation_codec.to_tensors(obs, device),
             action,
@@ -127,6 +139,7 @@ class RecurrentModelPolicy(BasePolicy):
         :param actions: take these (in the model's space) instead of the policy's, ``(n, A)``
         :return: the new state, whose last part is the raw action chosen
         """
+        self.check_state(state, len(episode_start))
         latent = self.filter(obs, state, episode_start, deterministic, evaluation)
         if actions is None:
             actions = self.choose_action(latent, deterministic, evaluation).cpu().numpy()

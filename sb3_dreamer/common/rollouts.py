@@ -109,7 +109,7 @@ class RolloutAlgorithm(SavingAlgorithm):
         model_actions = self._act(obs)
         actions = self.action_codec.to_env(model_actions)
         assert self._last_state is not None
-        deter, stoch, _ = self._last_state
+        deter, stoch, *_ = self._last_state
 
         new_obs, rewards, dones, infos = self._step_env(env, actions)
         # the reward head learns true rewards, whatever a VecNormalize makes of them

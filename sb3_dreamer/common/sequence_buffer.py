@@ -21,6 +21,10 @@ COLUMNS = ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_dete
 """What a row holds beside its observation."""
 
 
+RewardFn = Callable[[Any, np.ndarray, Any], Any]
+"""Observations, actions, next observations, each ``(n, ...)`` as the environment has them, to rewards ``(n,)``."""
+
+
 @dataclass(frozen=True)
 class StreamRows:
     """The rows of one environment in the order in which they were written, each array ``(n, ...)``."""
@@ -277,6 +281,31 @@ class SequenceBuffer:
                 {name: array[slot] for name, array in self._obs.items()},
                 *(array[slot] for array in (self._action, self._reward, self._is_first, self._is_last, self._is_terminal)),
             )
+
+    def relabel(self, reward_fn: RewardFn, to_env: Callable[[np.ndarray], np.ndarray]) -> None:
+        """
+        Replace all rewards but those of first rows, which stay 0.
+
+        :param reward_fn: of observations, actions and the observations that these led to, each ``(n, ...)`` as the environment
+            has them, gives rewards ``(n,)``
+        :param to_env: the model's actions ``(n, A)`` to the environment's
+        :raises ValueError: it gives something else; then nothing has changed
+        """
+        fresh = self._reward.copy()
+        for stream, count in enumerate(self._count.tolist()):
+            slots = np.arange(max(0, count - self.capacity), count) % self.capacity
+            steps = np.flatnonzero(~self._is_first[stream, slots[1:]])
+            before, after = slots[steps], slots[steps + 1]
+            if len(steps) == 0:
+                continue
+            shown = [
+                self.codec.to_env({name: array[stream, rows] for name, array in self._obs.items()}) for rows in (before, after)
+            ]
+            given = np.asarray(reward_fn(shown[0], to_env(self._action[stream, before]), shown[1]), dtype=np.float64)
+            if given.shape != (len(steps),) or not np.isfinite(given).all():
+                raise ValueError(f"reward_fn must give {len(steps)} finite rewards for as many steps, got {given!r:.200}.")
+            fresh[stream, after] = given
+        self._reward[:] = fresh
 
     def signature(self) -> tuple[tuple[ObservationKey, ...], int, int, int]:
         """:return: observation keys and the sizes A, D, Z: what must agree with a model that uses this replay"""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch as th
 import torch.nn as nn
 
+from sb3_dreamer.common.arguments import constructor_arguments
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 
 Policy = Callable[[th.Tensor], th.Tensor]
@@ -141,3 +142,27 @@ class WorldModel(nn.Module, ABC):
         :param obs: ``(n, ...)`` a key
         :param reward: ``(n,)``
         """
+
+
+def check_model_arguments(model_class: Any, base: type, kwargs: Mapping[str, Any] | None, derived: Sequence[str] = ()) -> None:
+    """
+    :param model_class: what a policy is to make its world model of
+    :param base: which it must derive from
+    :param kwargs: ``world_model_kwargs``, with all that the policy adds
+    :param derived: arguments that come from elsewhere
+    :raises ValueError: it is no such class, or does not take the arguments
+    """
+    if not (isinstance(model_class, type) and issubclass(model_class, base)):
+        raise ValueError(f"world_model_class must be a class of world models, a {base.__name__}, got {model_class!r:.100}.")
+    taken = [name for name in derived if name in (kwargs or {})]
+    if taken:
+        raise ValueError(
+            f"world_model_kwargs must not hold {', '.join(taken)}: these are arguments of policy or algorithm, or come from "
+            "the environment."
+        )
+    accepted, open_ended = constructor_arguments(model_class)
+    unknown = [name for name in kwargs or {} if name not in accepted]
+    if unknown and not open_ended:
+        raise ValueError(
+            f"{model_class.__name__} has no argument {', '.join(map(repr, unknown))}, only {', '.join(accepted)}."
+        )

@@ -3,7 +3,8 @@ Which algorithms can be compared, with which settings, and when a task counts as
 
 The baselines use the tuned settings of rl-baselines3-zoo (``hyperparams/{sac,td3,ddpg,tqc,crossq,ppo,ppo_lstm,a2c,dqn,
 qrdqn}.yml``, entries ``Pendulum-v1``, ``CartPole-v1`` and their no-velocity variants), but where a comment says so.
-``dreamer`` has no entry: it runs with its defaults everywhere. On a task without an entry a baseline uses SB3's.
+Ours (``dreamer``, ``mbpo``, ``pets``, ``planet``) have no entry: they run with their defaults everywhere. On a task without an
+entry a baseline uses SB3's.
 
 Besides constructor arguments, a settings dict may hold what the zoo's files hold:
 
@@ -16,7 +17,6 @@ Besides constructor arguments, a settings dict may hold what the zoo's files hol
 
 import difflib
 import importlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,9 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_dreamer.common.arguments import constructor_arguments
+from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.compare.errors import ComparisonError
-from sb3_dreamer.dreamer import Dreamer, DreamerPolicy
-from sb3_dreamer.world_models import RSSM
 
 _CONTINUOUS = (spaces.Box,)
 _DISCRETE = (spaces.Discrete,)
@@ -44,6 +44,9 @@ class Algorithm:
 
 ALGORITHMS: dict[str, Algorithm] = {
     "dreamer": Algorithm("sb3_dreamer:Dreamer", _ANY),
+    "mbpo": Algorithm("sb3_dreamer:MBPO", _CONTINUOUS),
+    "pets": Algorithm("sb3_dreamer:PETS", _ANY),
+    "planet": Algorithm("sb3_dreamer:PlaNet", _ANY),
     "dreamer_v3": Algorithm("sb3_dreamer:Dreamer", _ANY, preset="sb3_dreamer.dreamer:DREAMER_V3"),
     "a2c": Algorithm("stable_baselines3:A2C", _ANY),
     "ddpg": Algorithm("stable_baselines3:DDPG", _CONTINUOUS),
@@ -215,20 +218,21 @@ def default_settings(name: str) -> dict[str, Any]:
     What an algorithm does where it is told nothing: recorded with every run, as defaults change between versions.
 
     :param name: the algorithm
-    :return: default arguments of its class; for Dreamer those of the policy and its world model as well
+    :return: default arguments of its class; for those with a world model, of policy and model as well
     """
 
-    def defaults(function: Any) -> dict[str, Any]:
-        parameters = inspect.signature(function).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _RESERVED}
+    def defaults(kind: type) -> dict[str, Any]:
+        arguments, _ = constructor_arguments(kind)
+        return {p.name: p.default for p in arguments.values() if p.default is not p.empty and p.name not in _RESERVED}
 
     if name not in ALGORITHMS:
         return {}
     algorithm = load_algorithm(name)
-    settings = defaults(algorithm.__init__)
-    if issubclass(algorithm, Dreamer):
-        settings["policy_kwargs"] = defaults(DreamerPolicy.__init__)
-        settings["policy_kwargs"]["world_model_kwargs"] = {**defaults(RSSM.__init__), **RSSM.small_task_kwargs}
+    settings = defaults(algorithm)
+    if issubclass(algorithm, ModelBasedAlgorithm):
+        settings["policy_kwargs"] = policy = defaults(algorithm.policy_aliases["MlpPolicy"])
+        model = policy["world_model_class"]
+        policy["world_model_kwargs"] = {**defaults(model), **model.small_task_kwargs}
     return settings
 
 
@@ -266,8 +270,11 @@ def hyperparameters(
     settings: dict[str, Any] = dict(TUNED.get(name, {}).get(family(env_name) or "", {}))
     if algorithm.preset is not None:
         settings.update(_look_up(algorithm.preset))
-    arguments = inspect.signature(load_algorithm(name).__init__).parameters
-    if "buffer_size" in arguments and not name.startswith("dreamer"):
+    algorithm_class = load_algorithm(name)
+    arguments, _ = constructor_arguments(algorithm_class)
+    if "buffer_size" in arguments and not issubclass(
+        algorithm_class, ModelBasedAlgorithm
+    ):  # these take memory as they need it
         # A buffer that cannot fill up behaves the same at any size; SB3's default reserves a million transitions.
         settings["buffer_size"] = min(settings.get("buffer_size", 1_000_000), total_timesteps)
 

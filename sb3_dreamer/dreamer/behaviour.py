@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch as th
 
 from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
+from sb3_dreamer.dreamer.exploration import Explorer
 from sb3_dreamer.dreamer.losses import (
     critic_loss,
     dynamics_actor_loss,
@@ -15,8 +18,23 @@ from sb3_dreamer.dreamer.losses import (
     reinforce_actor_loss,
     replay_returns,
 )
-from sb3_dreamer.dreamer.policies import Actor, Critic, DreamerPolicy
+from sb3_dreamer.dreamer.networks import Actor, Critic, track_range
+from sb3_dreamer.dreamer.policies import DreamerPolicy
 from sb3_dreamer.world_models import WorldModel
+
+CURIOSITY_FLOOR = 1e-4
+"""Least range of the returns of curiosity: what is less is noise."""
+
+
+class Wanted(NamedTuple):
+    """What the actor is to raise."""
+
+    returns: th.Tensor
+    """``(N, H)``."""
+    value: th.Tensor
+    """What is expected of the states anyway, ``(N, H)``."""
+    scale: th.Tensor
+    """Unit of both, scalar."""
 
 
 class BehaviourLosses(ModelBasedAlgorithm):
@@ -33,6 +51,8 @@ class BehaviourLosses(ModelBasedAlgorithm):
     imagination_starts: int | None
     return_lambda: float
     action_mean_penalty: float
+    intrinsic_coef: float
+    extrinsic_coef: float
     slow_critic_scale: float
     replay_value_scale: float
     _through_dynamics: bool
@@ -101,13 +121,18 @@ class BehaviourLosses(ModelBasedAlgorithm):
             value = critic.mean
             returns, weights = imagined_returns(reward, discount, value, self.return_lambda)
         scale = self.policy.update_return_range(returns)
+        wanted = Wanted(returns, value[:, :-1], scale)
+        curious_loss: th.Tensor | None = None
+        if self.policy.explorer is not None:
+            wanted, curious_loss = self._curious(self.policy.explorer, rollout, discount, weights, wanted, metrics)
 
         entropy = policy.entropy
         if self._through_dynamics:
-            actor_loss = dynamics_actor_loss(entropy, returns, weights, scale, self._ent_coef).mean()
+            actor_loss = dynamics_actor_loss(entropy, wanted.returns, weights, wanted.scale, self._ent_coef).mean()
         else:
+            log_prob = policy.log_prob(rollout.actions.detach())
             actor_loss = reinforce_actor_loss(
-                policy.log_prob(rollout.actions.detach()), entropy, returns, value[:, :-1], weights, scale, self._ent_coef
+                log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, self._ent_coef
             ).mean()
         saturation = policy.saturation
         if self.action_mean_penalty > 0:
@@ -127,7 +152,49 @@ class BehaviourLosses(ModelBasedAlgorithm):
             return_scale=scale,
             value=value.mean(),
         )
+        if curious_loss is not None:
+            value_loss = value_loss + curious_loss
         return actor_loss, value_loss, returns[:, 0]
+
+    def _curious(
+        self,
+        explorer: Explorer,
+        rollout: ImaginedRollout,
+        discount: th.Tensor,
+        weights: th.Tensor,
+        task: Wanted,
+        metrics: dict[str, th.Tensor],
+    ) -> tuple[Wanted, th.Tensor]:
+        """
+        Plan2Explore (Sekar et al. 2020, https://arxiv.org/abs/2005.05960): returns of curiosity beside those of the task, each
+        in units of its own range.
+
+        :param explorer: says what is worth exploring
+        :param rollout: N dreams of H steps
+        :param discount: of their states, ``(N, H + 1)``
+        :param weights: ``(N, H)``
+        :param task: what the task's reward wants
+        :param metrics: to be completed
+        :return: what is wanted in all, and the loss of the critic of curiosity
+        """
+        feat = rollout.states.feat
+        critic = explorer.critic(feat)
+        with th.set_grad_enabled(self._through_dynamics):
+            reward = explorer.disagreement.reward(rollout)
+            returns, _ = imagined_returns(reward, discount, critic.mean, self.return_lambda)
+        scale = track_range(explorer.low, explorer.high, returns, 0.01, CURIOSITY_FLOOR)
+        task_share, share = self.extrinsic_coef / task.scale, self.intrinsic_coef / scale
+        both = Wanted(
+            task_share * task.returns + share * returns,
+            task_share * task.value + share * critic.mean[:, :-1],
+            th.ones_like(scale),
+        )
+        feat, returns = feat[:, :-1].detach(), returns.detach()
+        with th.no_grad():
+            slow = explorer.slow_critic(feat).mean if self.slow_critic_scale > 0 else None
+        loss = critic_loss(explorer.critic(feat), returns, slow, weights, self.slow_critic_scale).mean()
+        metrics.update(curiosity=reward.mean(), curiosity_scale=scale, exploration_critic_loss=loss)
+        return both, loss
 
     def _replay_value_loss(self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None) -> th.Tensor:
         """

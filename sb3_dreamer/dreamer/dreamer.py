@@ -10,16 +10,17 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.utils import FloatSchedule, configure_logger
 
-from sb3_dreamer.common.arguments import check_numbers
+from sb3_dreamer.common.arguments import check_numbers, check_whole
 from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
+from sb3_dreamer.common.sequence_buffer import RewardFn
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
-from sb3_dreamer.dreamer.imagination import ImaginedTrajectory, imagine_from_observations
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
-from sb3_dreamer.world_models import RSSM, MLPWorldModel, ModelSize, VAEWorldModel
+from sb3_dreamer.planning.imagination import imagine_from_observations
+from sb3_dreamer.world_models import RSSM, ImaginedTrajectory, MLPWorldModel, ModelSize, VAEWorldModel
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
 
@@ -71,6 +72,11 @@ class Dreamer(BehaviourLosses):
     :param replay_value_scale: weight of the critic's loss on replayed sequences (its gradient reaches the world model)
     :param evaluation_rate: :meth:`predict` acts with a Polyak average of world model and actor that takes this share of the
         networks in training at each update (24 / updates if that is more); None to act with these themselves
+    :param exploration: ``"plan2explore"`` to be rewarded, in imagination, for what several predictions of the next latent
+        state disagree on (Sekar et al. 2020, https://arxiv.org/abs/2005.05960), beside the task's reward; None for that alone
+    :param intrinsic_coef: weight of the returns of curiosity, in units of their range
+    :param extrinsic_coef: weight of the task's returns, in units of theirs, while exploring; 0 to explore without a task,
+        which :meth:`adapt` makes good afterwards
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates of the world model alone when training starts: an actor that learns from an untrained
         model saturates
@@ -88,7 +94,7 @@ class Dreamer(BehaviourLosses):
     """
 
     policy: DreamerPolicy
-    _aliases = ("world_model", "actor", "critic", "_compiled")
+    _aliases = ("actor", "critic", "_compiled")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -122,6 +128,9 @@ class Dreamer(BehaviourLosses):
         slow_critic_rate: float = 0.02,
         replay_value_scale: float = 0.3,
         evaluation_rate: float | None = 0.002,
+        exploration: Literal["plan2explore"] | None = None,
+        intrinsic_coef: float = 1.0,
+        extrinsic_coef: float = 1.0,
         random_warmup: bool = True,
         pretrain_updates: int = 200,
         online_replay: bool = False,
@@ -148,6 +157,9 @@ class Dreamer(BehaviourLosses):
         self.slow_critic_rate = slow_critic_rate
         self.replay_value_scale = replay_value_scale
         self.evaluation_rate = evaluation_rate
+        self.exploration = exploration
+        self.intrinsic_coef = intrinsic_coef
+        self.extrinsic_coef = extrinsic_coef
         super().__init__(
             policy=policy,
             env=env,
@@ -192,6 +204,13 @@ class Dreamer(BehaviourLosses):
             if value is not None and value > 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")
         check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "replay_value_scale"))
+        check_numbers(self, real=("intrinsic_coef", "extrinsic_coef"))
+        if self.exploration not in (None, "plan2explore"):
+            raise ValueError(f"exploration must be 'plan2explore' or None, got {self.exploration!r}.")
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        exploring = dict(explores=True) if self.exploration else {}
+        return {**super()._policy_arguments(), **exploring}
 
     def _setup_model(self) -> None:
         if self.batch_length is None:
@@ -207,6 +226,8 @@ class Dreamer(BehaviourLosses):
                 ("world_model", None),
                 ("actor", self.actor_learning_rate),
                 ("critic", self.critic_learning_rate),
+                ("disagreement", self.critic_learning_rate),
+                ("exploration_critic", self.critic_learning_rate),
             )
         }
         discrete = self.action_codec.discrete
@@ -214,7 +235,6 @@ class Dreamer(BehaviourLosses):
         self._ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
 
     def _create_aliases(self) -> None:
-        self.world_model = self.policy.world_model
         self.actor = self.policy.actor
         self.critic = self.policy.critic
         self._compiled = {}
@@ -243,6 +263,11 @@ class Dreamer(BehaviourLosses):
                 posterior, losses, metrics = self._compiled.get("loss", self.world_model.loss)(batch)
                 model_loss = self.world_model.total_loss(losses)
                 metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
+
+                # What exploring is rewarded for: predictions that learn from the states, not these from them
+                if policy.explorer is not None:
+                    metrics["disagreement_loss"] = disagreement_loss = policy.explorer.disagreement.loss(batch, posterior)
+                    model_loss = model_loss + disagreement_loss
 
                 # Behaviour: imagine from the states found, raise the returns, and learn to predict them
                 losses_of_behaviour = () if model_alone else self._behaviour_losses(batch, posterior, metrics)
@@ -299,6 +324,34 @@ class Dreamer(BehaviourLosses):
     ) -> SelfDreamer:
         """See :meth:`ModelBasedAlgorithm.learn`, which has the same arguments."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def adapt(self, gradient_steps: int, reward_fn: RewardFn | None = None) -> None:
+        """
+        After exploring: learn a task from what has been seen, without a step of the environment. Exploration ends, actor and
+        critic begin anew; world model and replay stay, and :meth:`learn` goes on with the task.
+
+        :param gradient_steps: updates of model, actor and critic
+        :param reward_fn: the task: rewards ``(n,)`` of observations ``(n, ...)`` or a dictionary of such, actions ``(n, ...)``
+            of the action space, and the observations they led to; the replay's rewards become these. None for the rewards
+            that the environment gave
+        :raises ValueError: there is nothing to learn from, or rewards that are not n finite numbers
+        """
+        assert self.replay_buffer is not None
+        check_whole(gradient_steps=gradient_steps)
+        if not self.replay_buffer.can_sample(self.batch_length):
+            raise ValueError(
+                "adapt() learns from the replay, which holds no window of rows yet: learn(), or load_replay_buffer()."
+            )
+        if reward_fn is not None:
+            self.replay_buffer.relabel(reward_fn, self.action_codec.to_env)
+        if self.exploration is not None:
+            self.exploration = None
+            self.policy_kwargs.pop("disagreement_kwargs", None)
+            self.policy.stop_exploring()
+            self._create_aliases()
+        if not hasattr(self, "_logger"):
+            self.set_logger(configure_logger(self.verbose, None))
+        self.train(gradient_steps)
 
     # ---- looking inside
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
@@ -13,97 +11,16 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_dreamer.common.distributions import ActionDistribution, BoundedNormal, OneHotCategorical, OneHotGroups, TwoHot
 from sb3_dreamer.common.extractors import ExtractorEncoder
-from sb3_dreamer.common.math import percentile_range, random_like, symexp_bins
-from sb3_dreamer.common.networks import MLP, Linear, Norm
-from sb3_dreamer.common.preprocessing import is_picture
+from sb3_dreamer.common.networks import Norm
+from sb3_dreamer.common.preprocessing import check_picture
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
+from sb3_dreamer.common.world_model import check_model_arguments
+from sb3_dreamer.dreamer.exploration import Disagreement, Explorer
+from sb3_dreamer.dreamer.networks import Actor, Critic, track_range
 from sb3_dreamer.world_models import RSSM, ModelSize, StandaloneWorldModel, WorldModel
 from sb3_dreamer.world_models.sizes import get_size
-
-
-class Actor(nn.Module):
-    """
-    The policy network: features to a distribution over actions.
-
-    :param feat_size: F
-    :param action_size: A
-    :param classes: choices of every discrete action; empty for numbers
-    :param units: width
-    :param layers: hidden layers
-    :param norm: kind of normalisation
-    :param min_std: smallest standard deviation (continuous)
-    :param max_std: largest one
-    :param unimix: share of the uniform distribution (discrete)
-    """
-
-    def __init__(
-        self,
-        feat_size: int,
-        action_size: int,
-        classes: Sequence[int],
-        units: int,
-        layers: int,
-        norm: Norm,
-        min_std: float = 0.1,
-        max_std: float = 1.0,
-        unimix: float = 0.01,
-    ) -> None:
-        super().__init__()
-        self.action_size = action_size
-        self.groups = OneHotGroups(classes) if classes else None
-        self.min_std, self.max_std, self.unimix = min_std, max_std, unimix
-        self.trunk = MLP(feat_size, units, layers, norm=norm)
-        self.mean = Linear(units, action_size, scale=0.01)  # or the logits
-        self.std = None if classes else Linear(units, action_size, scale=0.01)
-
-    def forward(self, feat: th.Tensor) -> ActionDistribution:
-        """
-        :param feat: ``(..., F)``
-        :return: distribution over actions ``(..., A)``
-        """
-        hidden = self.trunk(feat)
-        if self.groups is not None:
-            return OneHotCategorical(self.mean(hidden).float(), self.groups, self.unimix)
-        assert self.std is not None
-        std = self.min_std + (self.max_std - self.min_std) * th.sigmoid(self.std(hidden).float() + 2.0)
-        return BoundedNormal(self.mean(hidden).float(), std)
-
-    def noise(self, shape: tuple[int, ...], like: th.Tensor, generator: th.Generator | None = None) -> th.Tensor:
-        """
-        :param shape: batch shape
-        :param like: a tensor on the device wanted
-        :param generator: where the randomness comes from, torch's own by default
-        :return: what the distribution's ``sample`` needs, ``(*shape, A)``
-        """
-        return random_like("exponential" if self.groups else "normal", (*shape, self.action_size), like, generator)
-
-
-class Critic(nn.Module):
-    """
-    The value network: features to a symexp two-hot distribution, exactly 0 at first.
-
-    :param feat_size: F
-    :param units: width
-    :param layers: hidden layers
-    :param bins: number of bins
-    :param norm: kind of normalisation
-    """
-
-    def __init__(self, feat_size: int, units: int, layers: int, bins: int, norm: Norm) -> None:
-        super().__init__()
-        self.net = MLP(feat_size, units, layers, bins, norm, out_scale=0.0)
-        self.register_buffer("bins", symexp_bins(bins), persistent=False)
-        self.bins: th.Tensor
-
-    def forward(self, feat: th.Tensor) -> TwoHot:
-        """
-        :param feat: ``(..., F)``
-        :return: distribution over values ``(...)``
-        """
-        return TwoHot(self.net(feat), self.bins)
 
 
 class DreamerPolicy(RecurrentModelPolicy):
@@ -125,6 +42,8 @@ class DreamerPolicy(RecurrentModelPolicy):
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide images by 255; False for pictures that are floats between 0 and 1 already
     :param actor_kwargs: ``min_std``, ``max_std`` (continuous actions), ``unimix`` (discrete ones)
+    :param explores: have what Plan2Explore needs; the algorithm's ``exploration`` decides
+    :param disagreement_kwargs: ``members``, ``units``, ``layers`` of the networks whose disagreement is explored
     :param precision: ``"fp32"``, or ``"bf16"`` for updates with matrix products and convolutions in bfloat16: weights,
         states, normalisations, distributions and losses stay in float32. Faster where networks are not tiny, on GPUs and
         on CPUs with such instructions (``avx512_bf16``, ``amx_bf16``)
@@ -148,6 +67,8 @@ class DreamerPolicy(RecurrentModelPolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         actor_kwargs: dict[str, Any] | None = None,
+        explores: bool = False,
+        disagreement_kwargs: dict[str, Any] | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -165,6 +86,8 @@ class DreamerPolicy(RecurrentModelPolicy):
             features_extractor_kwargs=features_extractor_kwargs,
             normalize_images=normalize_images,
             actor_kwargs=actor_kwargs,
+            explores=explores,
+            disagreement_kwargs=disagreement_kwargs,
             precision=precision,
             compile=compile,
             optimizer_class=optimizer_class,
@@ -174,16 +97,8 @@ class DreamerPolicy(RecurrentModelPolicy):
             raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}.")
         self.precision, self.compiles = precision, compile
         sizes = get_size(size)
-        if not (isinstance(world_model_class, type) and issubclass(world_model_class, WorldModel)):
-            raise ValueError(
-                f"world_model_class must be a class of world models, such as RSSM, got {world_model_class!r:.100}."
-            )
-        taken = [name for name in ("keys", "action_size", "size", "gamma", "encoder") if name in (world_model_kwargs or {})]
-        if taken:
-            raise ValueError(
-                f"world_model_kwargs must not hold {', '.join(taken)}: size and features_extractor_class are arguments of the "
-                "policy, gamma of the algorithm, the rest comes from the environment."
-            )
+        from_elsewhere = ("keys", "action_size", "size", "gamma", "encoder")
+        check_model_arguments(world_model_class, WorldModel, world_model_kwargs, from_elsewhere)
         model_kwargs = {**world_model_class.small_task_kwargs, **(world_model_kwargs or {})}
         if latent is not None:
             model_kwargs["latent"] = latent
@@ -191,12 +106,7 @@ class DreamerPolicy(RecurrentModelPolicy):
             model_kwargs["encoder"] = self._make_encoder(features_extractor_class, features_extractor_kwargs)
         elif features_extractor_kwargs:
             raise ValueError("features_extractor_kwargs need a features_extractor_class.")
-        accepted = inspect.signature(world_model_class).parameters
-        unknown = [name for name in model_kwargs if name not in accepted]
-        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
-            raise ValueError(
-                f"{world_model_class.__name__} has no argument {', '.join(map(repr, unknown))}, only {', '.join(accepted)}."
-            )
+        check_model_arguments(world_model_class, WorldModel, model_kwargs)
         norm: Norm = model_kwargs.get("norm", "rms")
         self.world_model = world_model_class(
             keys=self.observation_codec.keys,
@@ -207,21 +117,25 @@ class DreamerPolicy(RecurrentModelPolicy):
         )
         if isinstance(self.world_model, StandaloneWorldModel):
             self.world_model.attach(self.observation_codec, self.action_codec)
-        feat_size = self.world_model.feat_size
-        self.actor = Actor(
-            feat_size,
-            self.action_codec.size,
-            self.action_codec.classes,
-            sizes.units,
-            sizes.layers,
-            norm,
-            **(actor_kwargs or {}),
-        )
-        self.critic = Critic(feat_size, sizes.units, sizes.layers, sizes.bins, norm)
+        feat_size, self._sizes, self._norm = self.world_model.feat_size, sizes, norm
+        self.actor, self.critic = self._new_actor(), self._new_critic()
         self.slow_critic = _frozen_copy(self.critic)
+        self.explorer: Explorer | None = None
+        if explores:
+            self.explorer = Explorer(
+                Disagreement(
+                    feat_size,
+                    self.action_codec.size,
+                    self.world_model.stoch_size,
+                    **{"units": sizes.units, "layers": sizes.layers, **(disagreement_kwargs or {})},
+                ),
+                self._new_critic(),
+            )
+        elif disagreement_kwargs:
+            raise ValueError('disagreement_kwargs need exploration="plan2explore".')
         self.average_world_model = _frozen_copy(self.world_model)
         self.average_actor = _frozen_copy(self.actor)
-        self._slow = _tensors(self.slow_critic, self.critic)
+        self._slow = self._list_slow()
         self._averages = _tensors(
             nn.ModuleList([self.average_world_model, self.average_actor]), nn.ModuleList([self.world_model, self.actor])
         )
@@ -241,13 +155,49 @@ class DreamerPolicy(RecurrentModelPolicy):
             **(optimizer_kwargs or {}),
         )
 
+    def _new_actor(self) -> Actor:
+        classes, size = self.action_codec.classes, self.action_codec.size
+        given: dict[str, Any] = self._constructor["actor_kwargs"] or {}  # type: ignore[assignment]
+        return Actor(self.world_model.feat_size, size, classes, self._sizes.units, self._sizes.layers, self._norm, **given)
+
+    def _new_critic(self) -> Critic:
+        sizes = self._sizes
+        return Critic(self.world_model.feat_size, sizes.units, sizes.layers, sizes.bins, self._norm)
+
     def _make_encoder(self, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any] | None) -> ExtractorEncoder:
         extractor = extractor_class(self.observation_space, **(kwargs or {}))
         return ExtractorEncoder(extractor, self.observation_codec.keys, isinstance(self.observation_space, spaces.Dict))
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
-        return {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
+        modules: dict[str, nn.Module] = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
+        if self.explorer is not None:
+            modules.update(disagreement=self.explorer.disagreement, exploration_critic=self.explorer.critic)
+        return modules
+
+    def _list_slow(self) -> _Tensors:
+        slow, fast = nn.ModuleList([self.slow_critic]), nn.ModuleList([self.critic])
+        if self.explorer is not None:
+            slow.append(self.explorer.slow_critic)
+            fast.append(self.explorer.critic)
+        return _tensors(slow, fast)
+
+    def stop_exploring(self) -> None:
+        """Forget what exploring has learnt, and actor and critic with it: they begin anew. The world model stays."""
+        self.explorer = None
+        self._constructor.update(explores=False, disagreement_kwargs=None)
+        for module, fresh in ((self.actor, self._new_actor()), (self.critic, self._new_critic())):
+            module.load_state_dict(fresh.state_dict())
+        self.slow_critic.load_state_dict(self.critic.state_dict())
+        self.average_actor.load_state_dict(self.actor.state_dict())
+        self._slow = self._list_slow()
+        for number in (self.return_low, self.return_high, self.averaged_updates):
+            number.zero_()
+        groups = self.optimizer.param_groups
+        groups[:] = [group for group in groups if group["name"] in self.trained_modules()]
+        kept = set(self.world_model.parameters())
+        for parameter in [parameter for parameter in self.optimizer.state if parameter not in kept]:
+            del self.optimizer.state[parameter]
 
     def autocast(self) -> th.autocast:
         """:return: the context in which an update computes its losses"""
@@ -292,12 +242,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         :param limit: smallest scale, so that small returns are not blown up
         :return: what to divide advantages by, scalar
         """
-        low, high = percentile_range(returns)
-        # of an update that will be skipped; a running average would never forget it
-        low, high = th.where(th.isfinite(low), low, self.return_low), th.where(th.isfinite(high), high, self.return_high)
-        self.return_low.lerp_(low, rate)
-        self.return_high.lerp_(high, rate)
-        return (self.return_high - self.return_low).clamp_min(limit)
+        return track_range(self.return_low, self.return_high, returns, rate, limit)
 
     @th.no_grad()
     def update_slow_critic(self, rate: float) -> None:
@@ -346,11 +291,7 @@ class CnnPolicy(DreamerPolicy):
     convolve: ClassVar[bool] = True
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
-        if not is_picture(observation_space, kwargs.get("normalize_images", True)):
-            raise ValueError(
-                f"CnnPolicy is for images, not for {observation_space}: images are uint8 with bounds 0 and 255 (or pass "
-                "policy_kwargs=dict(normalize_images=False) for floats). Otherwise use MlpPolicy, or MultiInputPolicy."
-            )
+        check_picture(observation_space, kwargs.get("normalize_images", True))
         super().__init__(observation_space, action_space, *args, **kwargs)
 
 

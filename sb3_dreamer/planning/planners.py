@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch as th
 
-from sb3_dreamer.common.arguments import check_whole
+from sb3_dreamer.common.arguments import check_numbers, check_ranges, check_whole
 from sb3_dreamer.planning.sequences import ActionSequences
 
 Score = Callable[[th.Tensor], th.Tensor]
@@ -47,6 +48,8 @@ class Planner:
     :param colour: exponent of iCEM's noise
     :param keep: share of iCEM's elites that stay candidates
     :param decay: by which iCEM's candidates become fewer in every iteration
+    :param init_std: standard deviation of numbers before the first refit, in units of half the action space
+    :param min_std: least one that a refit finds
     :raises ValueError: numbers that cannot work
     """
 
@@ -60,17 +63,23 @@ class Planner:
     colour: float = 2.0
     keep: float = 0.3
     decay: float = 1.3
+    init_std: float = 1.0
+    min_std: float = 0.05
 
     def __post_init__(self) -> None:
         if self.method not in ("cem", "icem", "mppi"):
             raise ValueError(f"method must be 'cem', 'icem' or 'mppi', got {self.method!r}.")
         whole = ("horizon", "n_samples", "n_iterations", "n_elites")
         check_whole(**{name: getattr(self, name) for name in whole})
+        for name in whole:
+            object.__setattr__(self, name, int(getattr(self, name)))
+        check_numbers(self, real=("momentum", "temperature", "colour", "keep", "decay"), minimum=-math.inf)
         if self.n_elites > self.n_samples:
             raise ValueError(f"n_elites={self.n_elites} cannot be more than n_samples={self.n_samples}.")
         for name, high in (("momentum", 1.0), ("keep", 1.0)):
             if not 0 <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must lie in [0, {high:g}], got {getattr(self, name)!r}.")
+        check_ranges(positive=dict(init_std=self.init_std, min_std=self.min_std))
         if self.temperature <= 0 or self.decay < 1 or self.colour < 0:
             raise ValueError(
                 "temperature must be positive, decay at least 1 and colour at least 0, got "

@@ -17,6 +17,8 @@ class ActionSequences(Protocol):
 
     def sample(self, n: int, colour: float = 0.0, generator: th.Generator | None = None) -> th.Tensor:
         """
+        All plans share the random numbers: what is found for one does not depend on how many others there are.
+
         :param n: N, candidates a plan
         :param colour: exponent β of the noise's spectrum ``f^-β`` over the steps: 0 white, 2 a random walk's
         :param generator: where the randomness comes from, torch's own by default
@@ -67,8 +69,8 @@ class NormalSequences:
         return cls(mean, th.full_like(mean, init_std), min_std, init_std)
 
     def sample(self, n: int, colour: float = 0.0, generator: th.Generator | None = None) -> th.Tensor:
-        batch, horizon, size = self.mean.shape
-        noise = coloured_noise((batch, n, size), horizon, colour, self.mean, generator).transpose(-1, -2)
+        _, horizon, size = self.mean.shape
+        noise = coloured_noise((1, n, size), horizon, colour, self.mean, generator).transpose(-1, -2)
         return th.addcmul(self.mean.unsqueeze(1), self.std.unsqueeze(1), noise).clamp_(-1.0, 1.0)
 
     def refit(self, candidates: th.Tensor, weights: th.Tensor, momentum: float) -> NormalSequences:
@@ -108,8 +110,7 @@ class CategoricalSequences:
         return cls(groups.uniform.expand(batch, horizon, *groups.uniform.shape), groups, min_prob)
 
     def sample(self, n: int, colour: float = 0.0, generator: th.Generator | None = None) -> th.Tensor:
-        batch = len(self.probs)
-        noise = random_like("exponential", (batch, n, *self.probs.shape[1:]), self.probs, generator)
+        noise = random_like("exponential", (1, n, *self.probs.shape[1:]), self.probs, generator)
         return self.groups.join(hard_one_hot(self.probs.unsqueeze(1) / noise))  # argmax of p / Exponential(1) is a draw from p
 
     def refit(self, candidates: th.Tensor, weights: th.Tensor, momentum: float) -> CategoricalSequences:

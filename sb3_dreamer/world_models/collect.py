@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_dreamer.common.arguments import check_whole
 from sb3_dreamer.common.preprocessing import ActionCodec, pick
-from sb3_dreamer.world_models.dataset import SINGLE, EpisodeDataset, EpisodeRecorder
+from sb3_dreamer.world_models.dataset import EpisodeDataset, EpisodeRecorder
 from sb3_dreamer.world_models.progress import ProgressBar
 from sb3_dreamer.world_models.trajectories import check_actions
 
@@ -179,13 +179,9 @@ def _sequence_rows(model: Any, recorder: EpisodeRecorder) -> int:
     codec, count = ActionCodec(model.action_space), 0
     for stream, rows in enumerate(model.replay_buffer.streams()):
         actions = codec.to_env(rows.actions)
-        for key in model.observation_codec.keys:
-            if key.kind == "discrete":  # stored as choices from 0
-                stored = rows.observations[key.name].astype(np.int64)
-                rows.observations[key.name] = stored + np.array(key.start).reshape(key.shape)
+        observations = model.observation_codec.to_env(rows.observations)
         for t in range(len(rows.rewards)):
-            obs = {name: part[t] for name, part in rows.observations.items()}
-            shown: Any = obs if isinstance(model.observation_space, spaces.Dict) else obs[SINGLE]
+            shown = pick(observations, t)
             if t == 0 or rows.is_first[t]:
                 recorder.start(stream, shown)
             else:

@@ -100,6 +100,8 @@ def fit(
     check_whole(**{name: value for name, value in whole.items() if value is not None})
     _check_positive(epochs=epochs, learning_rate=learning_rate, max_grad_norm=max_grad_norm)
     check_dataset(model, dataset)
+    if type(model).fit is not StandaloneWorldModel.fit:
+        raise ValueError(f"A {type(model).__name__} learns in its own way: call its method fit().")
     if not hasattr(model, "_arguments"):
         raise ValueError("This model belongs to an agent, which would not know of it: fit one made by from_spaces instead.")
     if checkpoint is not None:

@@ -43,7 +43,7 @@ class LikelihoodJudge:
     def __init__(self, model: StandaloneWorldModel, rows: Rows, samples: int) -> None:
         self.model, self.rows, self.samples = model, rows, samples
         everything = self._numbers(rows.obs).double()
-        deviation = everything.std(0, correction=0)
+        deviation = (everything - everything.mean(0)).square().mean(0).sqrt()
         self.varying = deviation > 1e-6 * everything.square().mean(0).sqrt()
         self.center, self.deviation = (part[self.varying].float() for part in (everything.mean(0), deviation))
         self.noise: th.Tensor | None = None

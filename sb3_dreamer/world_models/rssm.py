@@ -221,18 +221,22 @@ class RSSM(StandaloneWorldModel):
     ) -> ImaginedRollout:
         weights = self.core.unroll_weights()
         noise = () if deterministic else self.latents.noise((len(state.deter), horizon), state.deter, generator).unbind(1)
-        given = None if callable(policy_or_actions) else policy_or_actions.unbind(1)
         state = state.join()
         states, actions = [state], []
+        terms: tuple[th.Tensor, ...] = ()
+        if not callable(policy_or_actions):  # they are known before: nothing of them is left to the loop
+            terms = self.core.action_term(policy_or_actions, weights).unbind(1)
         for t in range(horizon):
-            action = policy_or_actions(state.feat) if callable(policy_or_actions) else given[t]  # type: ignore[index]
-            deter = self.core.step(state.deter, state.stoch, self.core.action_term(action, weights), weights)
+            if callable(policy_or_actions):
+                actions.append(policy_or_actions(state.feat))
+            term = self.core.action_term(actions[t], weights) if callable(policy_or_actions) else terms[t]
+            deter = self.core.step(state.deter, state.stoch, term, weights)
             params = self.prior_net(deter)
             stoch = self.latents.mode(params) if deterministic else self.latents.sample(params, noise[t])
             state = LatentState(deter, stoch).join()
             states.append(state)
-            actions.append(action)
-        return ImaginedRollout(LatentState.stack_joined(states, dim=1), th.stack(actions, dim=1))
+        taken = th.stack(actions, dim=1) if callable(policy_or_actions) else policy_or_actions
+        return ImaginedRollout(LatentState.stack_joined(states, dim=1), taken)
 
     # ---- predictions
 

@@ -16,6 +16,7 @@ from sb3_dreamer.compare.__main__ import build_parser
 from sb3_dreamer.compare.environments import check_env, env_name
 from sb3_dreamer.compare.records import Episode, RunSpec, discard, finish, read_finished, read_rows, write_atomically
 from sb3_dreamer.compare.runner import build_model, policy_name
+from sb3_dreamer.world_models import RSSM
 
 
 def spec(out: Path = Path("out"), **changes: object) -> RunSpec:
@@ -232,5 +233,9 @@ def test_defaults_are_recorded_down_to_the_world_model(monkeypatch: pytest.Monke
     before = settings.default_settings("dreamer")
     assert before["gamma"] == 0.99 and before["policy_kwargs"]["size"] == "toy" and "seed" not in before
     assert settings.default_settings("sac")["tau"] == 0.005
-    monkeypatch.setitem(settings.RSSM.small_task_kwargs, "reward_scale", 3.0)
-    assert settings.default_settings("dreamer") != before
+    planet = settings.default_settings("planet")
+    assert planet["policy_kwargs"]["world_model_kwargs"]["reward_scale"] == RSSM.small_task_kwargs["reward_scale"]
+    assert settings.default_settings("pets")["policy_kwargs"]["world_model_kwargs"]["n_members"] == 5
+    assert settings.default_settings("mbpo")["real_ratio"] == 0.05 and settings.default_settings("mbpo")["tau"] == 0.005
+    monkeypatch.setitem(RSSM.small_task_kwargs, "reward_scale", 3.0)
+    assert settings.default_settings("dreamer") != before and settings.default_settings("planet") != planet

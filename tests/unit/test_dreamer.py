@@ -105,10 +105,12 @@ def test_no_default_of_ours_leaks_into_the_published_settings() -> None:
     assert set(RSSM.small_task_kwargs) - {"latent"} <= set(PUBLISHED_WORLD_MODEL)
     general = {"self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "seed", "device"}
     general |= {"replay_buffer_kwargs"}  # where rows lie, not what is learnt from them
+    general |= {"exploration", "intrinsic_coef", "extrinsic_coef"}  # None, and what has no effect without
     arguments = set(inspect.signature(Dreamer.__init__).parameters) - general - {"_init_setup_model"}
     assert arguments == set(DREAMER_V3)
     policy = set(inspect.signature(Dreamer.policy_aliases["MlpPolicy"].__init__).parameters)
     policy -= {"self", "observation_space", "action_space", "lr_schedule", "gamma", "world_model_class"}
+    policy -= {"explores", "disagreement_kwargs"}
     policy -= {"features_extractor_class", "features_extractor_kwargs", "normalize_images"}  # SB3's, None and True
     assert policy == set(DREAMER_V3["policy_kwargs"])
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch as th
 
+from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.dreamer.policies import DreamerPolicy
 from sb3_dreamer.world_models.trajectories import ImaginedTrajectory, actions_for_model, check_horizon, describe_rollout
 
 
 @th.no_grad()
 def imagine_from_observations(
-    policy: DreamerPolicy,
+    policy: RecurrentModelPolicy,
     obs: Any,
     horizon: int,
     actions: np.ndarray | None = None,
@@ -42,6 +42,7 @@ def imagine_from_observations(
     n = len(next(iter(arrays.values())))
     plan = None if actions is None else actions_for_model(actions, codec, n, horizon, single, policy.device)
     before = policy.initial_state(n) if state is None else state
+    policy.check_state(before, n)
     start = policy.filter(arrays, before, np.zeros(n, dtype=bool), deterministic, evaluation=True)
     model = policy.acting_model(evaluation=True)
 

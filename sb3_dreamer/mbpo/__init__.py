@@ -1,0 +1,3 @@
+from sb3_dreamer.mbpo.mbpo import MBPO
+
+__all__ = ["MBPO"]

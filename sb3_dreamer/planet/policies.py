@@ -1,0 +1,93 @@
+"""The policy of PlaNet: a world model with a memory, and a planner."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_dreamer.common.preprocessing import check_picture
+from sb3_dreamer.common.world_model import WorldModel, check_model_arguments
+from sb3_dreamer.planning.policy import PlanningPolicy
+from sb3_dreamer.world_models import RSSM, ModelSize, StandaloneWorldModel
+
+
+class PlaNetPolicy(PlanningPolicy):
+    """
+    :param observation_space: observations
+    :param action_space: actions
+    :param lr_schedule: learning rate by remaining progress
+    :param gamma: discount factor
+    :param size: widths and depths, by name or as a ModelSize
+    :param world_model_class: the world model, see :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`
+    :param world_model_kwargs: its arguments, over its ``small_task_kwargs``
+    :param normalize_images: divide images by 255; False for pictures that are floats between 0 and 1 already
+    :param optimizer_class: optimizer of the world model
+    :param optimizer_kwargs: its arguments, but the learning rate
+    :param planning: further arguments of :class:`~sb3_dreamer.planning.policy.PlanningPolicy`
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        gamma: float = 0.99,
+        size: str | ModelSize = "toy",
+        world_model_class: type[WorldModel] = RSSM,
+        world_model_kwargs: dict[str, Any] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **planning: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, normalize_images=normalize_images, **planning)
+        self._constructor = dict(
+            lr_schedule=self._dummy_schedule,  # as SB3: a policy alone does not learn
+            gamma=gamma,
+            size=size,
+            world_model_class=world_model_class,
+            world_model_kwargs=world_model_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **planning,
+        )
+        check_model_arguments(world_model_class, WorldModel, world_model_kwargs, ("keys", "action_size", "size", "gamma"))
+        self.world_model = world_model_class(
+            keys=self.observation_codec.keys,
+            action_size=self.action_codec.size,
+            size=size,
+            gamma=gamma,
+            **{**world_model_class.small_task_kwargs, **(world_model_kwargs or {})},
+        )
+        if isinstance(self.world_model, StandaloneWorldModel):
+            self.world_model.attach(self.observation_codec, self.action_codec)
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = dict(fused=True)  # the same update in one operation
+        group = dict(params=list(self.world_model.parameters()), lr=lr_schedule(1))
+        self.optimizer = optimizer_class([group], **(optimizer_kwargs or {}))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return dict(observation_space=self.observation_space, action_space=self.action_space, **self._constructor)
+
+
+MlpPolicy = PlaNetPolicy
+
+
+class CnnPolicy(PlaNetPolicy):
+    """The policy for images: encoder and decoder of the world model are convolutional."""
+
+    convolve: ClassVar[bool] = True
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
+        check_picture(observation_space, kwargs.get("normalize_images", True))
+        super().__init__(observation_space, action_space, *args, **kwargs)
+
+
+class MultiInputPolicy(PlaNetPolicy):
+    """The policy for dictionaries: images among their keys go through convolutions, all else through an MLP."""
+
+    convolve: ClassVar[bool] = True

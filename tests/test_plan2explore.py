@@ -1,0 +1,247 @@
+"""Exploring by disagreement: rewards where they belong, no gradient where none is due, and a task learnt afterwards."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import Clock, tiny_dreamer, weights_of
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_dreamer import Dreamer
+from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
+from sb3_dreamer.dreamer.exploration import Disagreement
+
+
+def explorer(env: Any = "envs:ContinuousPendulum-v0", **kwargs: Any) -> Dreamer:
+    return tiny_dreamer(env, exploration="plan2explore", **kwargs)
+
+
+def sequence(steps: int, is_first: list[int]) -> tuple[SequenceBatch, LatentState]:
+    """One window whose states and actions are counted."""
+    row = th.arange(1.0, steps + 1)
+    first = th.tensor(is_first).float()[None]
+    zeros = th.zeros(1, steps)
+    batch = SequenceBatch(
+        obs={},
+        prev_action=row.view(1, steps, 1) / 100,
+        reward=zeros,
+        is_first=first,
+        is_last=zeros,
+        is_terminal=zeros,
+        initial=LatentState(th.zeros(1, 1), th.zeros(1, 1)),
+    )
+    return batch, LatentState(row.view(1, steps, 1), 10 * row.view(1, steps, 1))
+
+
+def test_it_learns_the_next_state_from_a_state_and_the_action_taken_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = Disagreement(2, 1, 1, units=4, layers=1, members=3)
+    batch, posterior = sequence(5, [1, 0, 0, 1, 0])
+    seen = []
+    monkeypatch.setattr(heads, "forward", lambda feat, action: seen.append((feat, action)) or th.zeros(3, len(feat), 1))
+    loss = heads.loss(batch, posterior)
+    feat, action = seen[0]
+    assert feat[:, 0].tolist() == [1, 2, 4]  # not from row 3, where an episode ends, to row 4
+    assert th.allclose(action[:, 0] * 100, th.tensor([2.0, 3.0, 5.0]))  # prev_action of the row it led to
+    targets = np.array([20.0, 30.0, 50.0])
+    scaled = (targets - targets.mean()) / targets.std()
+    assert loss.item() == pytest.approx(3 * np.mean(scaled**2), rel=1e-4)
+
+
+def test_neither_states_nor_targets_learn_from_the_disagreement() -> None:
+    heads = Disagreement(2, 1, 1, units=4, layers=1)
+    batch, posterior = sequence(5, [1, 0, 0, 0, 0])
+    parts = [part.clone().requires_grad_() for part in (posterior.deter, posterior.stoch)]
+    heads.loss(batch, LatentState(*parts)).backward()
+    assert all(part.grad is None for part in parts)
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in heads.hidden.parameters())
+
+
+def test_a_window_without_a_step_has_no_loss() -> None:
+    heads = Disagreement(2, 1, 1, units=4, layers=1)
+    loss = heads.loss(*sequence(2, [1, 1]))
+    assert loss.item() == 0.0
+    loss.backward()
+
+
+def test_the_reward_of_a_step_comes_with_the_state_it_leads_to() -> None:
+    th.manual_seed(0)
+    heads = Disagreement(2, 1, 3, units=8, layers=2, members=4)
+    states = LatentState(th.randn(5, 4, 1), th.randn(5, 4, 1))
+    actions = th.rand(5, 3, 1) * 2 - 1
+    reward = heads.reward(ImaginedRollout(states, actions))
+    assert reward.shape == (5, 4) and (reward[:, 0] == 0).all()
+    for n in range(5):
+        for t in range(3):
+            opinions = heads(states.feat[n, t][None], actions[n, t][None])[:, 0]
+            assert reward[n, t + 1].item() == pytest.approx(opinions.var(0, unbiased=False).mean().item(), rel=1e-4)
+
+
+def test_what_is_learnt_is_agreed_on_and_noise_is_not_curious() -> None:
+    """The variance of the means falls where there are data, however noisy, and not elsewhere."""
+    th.manual_seed(0)
+    heads = Disagreement(2, 1, 1, units=32, layers=2, members=6)
+    optimizer = th.optim.Adam(heads.parameters(), lr=3e-3)
+    for _ in range(300):
+        deter = th.rand(16, 9, 1)  # from 0 to 1
+        noisy = (deter > 0.5).float()
+        stoch = th.randn(16, 9, 1) * (0.05 + noisy.roll(1, 1))  # a state beyond a half makes the next one noise
+        zeros = th.zeros(16, 9)
+        initial = LatentState(th.zeros(16, 1), th.zeros(16, 1))
+        action = th.zeros(16, 9, 1)
+        batch = SequenceBatch({}, action, zeros, zeros, zeros, zeros, initial)
+        optimizer.zero_grad()
+        heads.loss(batch, LatentState(deter, stoch * 0 + stoch)).backward()
+        optimizer.step()
+
+    def curiosity(deter: float) -> float:
+        states = LatentState(th.full((50, 2, 1), deter), th.randn(50, 2, 1) * 0.05)
+        with th.no_grad():
+            return float(heads.reward(ImaginedRollout(states, th.zeros(50, 1, 1)))[:, 1].mean())
+
+    outside = curiosity(8.0)
+    assert curiosity(0.25) < 0.05 * outside and curiosity(0.75) < 0.2 * outside
+
+
+def test_curiosity_and_task_have_critics_and_ranges_of_their_own() -> None:
+    model = explorer()
+    before = weights_of(model)
+    model.learn(120)
+    after = model.policy.state_dict()
+    for name in ("explorer.disagreement.hidden.0.weight", "explorer.critic.net", "critic.net", "actor.trunk"):
+        changed = [not th.equal(before[key], after[key]) for key in before if key.startswith(name) and "bins" not in key]
+        assert changed and any(changed), name
+    assert 0 < float(model.policy.explorer.high) < 1.0  # the range of curiosity has no floor of 1, as the task's has
+    slow, fast = model.policy.explorer.slow_critic.state_dict(), model.policy.explorer.critic.state_dict()
+    assert any(not th.equal(slow[name], fast[name]) for name in slow)
+    assert {group["name"] for group in model.policy.optimizer.param_groups} == {
+        "world_model",
+        "actor",
+        "critic",
+        "disagreement",
+        "exploration_critic",
+    }
+
+
+@pytest.mark.parametrize("env", ["envs:ContinuousPendulum-v0", "envs:SequenceMemory-v0"])  # both kinds of gradient
+def test_without_curiosity_the_actor_learns_as_if_it_were_not_there(env: str) -> None:
+    plain, curious = tiny_dreamer(env), explorer(env, intrinsic_coef=0.0)
+    for model in (plain, curious):
+        model.learn(44)
+    curious.policy.load_state_dict(plain.policy.state_dict(), strict=False)
+    batch, _ = plain.sample_replay(4, 8)
+    found = []
+    for model in (plain, curious):
+        model.policy.return_low.zero_()
+        model.policy.return_high.fill_(0.0)
+        th.manual_seed(0)
+        posterior, _, metrics = model.world_model.loss(batch)
+        starts = posterior.detach().map(lambda x: x.flatten(0, 1))
+        loss, _, _ = model._imagined_losses(starts, metrics)
+        found.append(th.autograd.grad(loss, list(model.actor.parameters())))
+    for one, other in zip(*found, strict=True):
+        assert th.allclose(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_curiosity_alone_knows_no_reward() -> None:
+    """With extrinsic_coef=0, the actor's gradient does not depend on the rewards."""
+    gradients = []
+    model = explorer(extrinsic_coef=0.0)
+    model.learn(44)
+    batch, _ = model.sample_replay(4, 8)
+    posterior, _, _ = model.world_model.loss(batch)
+    starts = posterior.detach().map(lambda x: x.flatten(0, 1))
+    for factor in (1.0, 50.0):
+        for parameter in model.critic.parameters():
+            parameter.data.mul_(factor)
+        th.manual_seed(0)
+        low, high = model.policy.explorer.low.clone(), model.policy.explorer.high.clone()
+        loss, _, _ = model._imagined_losses(starts, {})
+        model.policy.explorer.low.copy_(low)
+        model.policy.explorer.high.copy_(high)
+        gradients.append(th.autograd.grad(loss, list(model.actor.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        assert th.allclose(one, other, atol=1e-6)
+
+
+def test_adapting_keeps_the_world_and_begins_the_behaviour_anew(tmp_path: pathlib.Path) -> None:
+    model = explorer(extrinsic_coef=0.0)
+    model.learn(80)
+    before, rows, steps = weights_of(model), model.replay_buffer.rows_written(), model.num_timesteps
+    updates = model._n_updates
+    model.adapt(3)
+    after = model.policy.state_dict()
+    assert model.exploration is None and model.policy.explorer is None and not any("explorer" in name for name in after)
+    assert model._n_updates == updates + 3 and model.num_timesteps == steps
+    assert np.array_equal(model.replay_buffer.rows_written(), rows)
+    moved = float((after["actor.mean.weight"] - before["actor.mean.weight"]).abs().max())
+    world = max(float((after[n] - before[n]).abs().max()) for n in before if n.startswith("world_model.core") and n in after)
+    assert moved > 0 and world < 0.05  # three updates from where it was
+    model.save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", model.get_env(), device="cpu")
+    assert loaded.exploration is None
+    loaded.learn(20, reset_num_timesteps=False)
+    model.learn(20, reset_num_timesteps=False)
+
+
+def test_a_task_given_afterwards_becomes_the_replays_reward() -> None:
+    env = make_vec_env(lambda: Clock(5, terminates=True), 2)
+    model = explorer(env)
+    model.learn(60)
+    seen: list[int] = []
+
+    def task(obs: np.ndarray, action: np.ndarray, next_obs: np.ndarray) -> np.ndarray:
+        assert (next_obs[:, 1] == obs[:, 1] + 1).all() and action.shape == (len(obs), 1) and np.abs(action).max() <= 2.0
+        seen.append(len(obs))
+        return 100 + obs[:, 1]
+
+    model.adapt(1, task)
+    assert sum(seen) == 60
+    for rows in model.replay_buffer.streams():
+        clock = rows.observations["obs"][:, 1]
+        assert (rows.rewards[rows.is_first] == 0).all()
+        assert np.array_equal(rows.rewards[~rows.is_first], 99 + clock[~rows.is_first])
+
+
+def test_a_task_that_gives_something_else_changes_nothing() -> None:
+    model = explorer()
+    model.learn(60)
+    before = [rows.rewards.copy() for rows in model.replay_buffer.streams()]
+    for wrong in (lambda o, a, n: np.full(len(o), np.nan), lambda o, a, n: 1.0, lambda o, a, n: np.zeros((len(o), 1))):
+        with pytest.raises(ValueError, match="reward_fn must give"):
+            model.adapt(1, wrong)
+    assert all(np.array_equal(a, rows.rewards) for a, rows in zip(before, model.replay_buffer.streams(), strict=True))
+    assert model.exploration == "plan2explore"
+
+
+def test_round_trip(tmp_path: pathlib.Path) -> None:
+    model = explorer(policy_kwargs=dict(size="debug", disagreement_kwargs=dict(members=3, units=5)))
+    model.learn(60)
+    model.save(tmp_path / "model")
+    for trusted in (True, False):
+        loaded = Dreamer.load(tmp_path / "model", device="cpu", trusted=trusted)
+        assert loaded.policy.explorer.disagreement.members == 3
+        for name, value in model.policy.state_dict().items():
+            assert th.equal(value, loaded.policy.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(exploration="curiosity"), "exploration"),
+        (dict(intrinsic_coef=-1.0), "intrinsic_coef"),
+        (dict(extrinsic_coef=float("nan")), "extrinsic_coef"),
+        (dict(exploration=None, policy_kwargs=dict(size="debug", disagreement_kwargs=dict(members=2))), "disagreement_kwargs"),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        explorer(**kwargs) if "exploration" not in kwargs else tiny_dreamer(**kwargs)
+
+
+def test_there_must_be_something_to_adapt_from() -> None:
+    with pytest.raises(ValueError, match="adapt"):
+        explorer().adapt(10)
+    with pytest.raises(ValueError, match="gradient_steps"):
+        explorer().adapt(0)
