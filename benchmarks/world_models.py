@@ -179,7 +179,7 @@ def pixels(seed: int) -> list[Line]:
     context, horizon = 5, 15
     lines = []
     for name in ("RSSM, Gaussian",):
-        model, seconds = fitted(name, train, seed, updates=1000)
+        model, seconds = fitted(name, train, seed)
         truth, dreamt, still = [], [], []
         for episode in test:
             pictures = model.observation_codec.transpose(episode.observations["obs"])
