@@ -90,6 +90,30 @@ def check_ranges(
                 raise ValueError(f"{name} must be a number, {kind}, got {value!r}.")
 
 
+def check_max_grad_norm(model: Any) -> None:
+    """
+    :param model: the algorithm
+    :raises ValueError: its ``max_grad_norm`` is neither positive nor None
+    """
+    check_numbers(model, real=("max_grad_norm",), optional=("max_grad_norm",))
+    if model.max_grad_norm == 0:
+        raise ValueError("max_grad_norm must be positive, or None for no limit, got 0.")
+
+
+def check_rate(rate: float, name: str, remaining: float) -> None:
+    """
+    :param rate: that a schedule gave
+    :param name: of what learns with it
+    :param remaining: progress, from 1 to 0
+    :raises ValueError: it is not a finite number of at least 0
+    """
+    if not (rate >= 0 and math.isfinite(rate)):
+        raise ValueError(
+            f"The learning rate of the {name} must be a number of at least 0, but its schedule gave {rate} with "
+            f"{remaining:.3f} of the progress remaining."
+        )
+
+
 def check_gamma(gamma: Any) -> None:
     """
     :param gamma: a discount factor

@@ -30,6 +30,8 @@ class RecurrentModelPolicy(BasePolicy):
 
     world_model: WorldModel
     optimizer: th.optim.Optimizer
+    _constructor: dict[str, Any]
+    """Arguments of the constructor after the spaces."""
     convolve: ClassVar[bool] = False
     """Whether images are seen by convolutions; otherwise they are vectors."""
 
@@ -39,6 +41,9 @@ class RecurrentModelPolicy(BasePolicy):
         self.action_codec = ActionCodec(action_space)
         self.predict_generator = th.Generator()
         self.predict_generator.manual_seed(th.initial_seed())
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return dict(observation_space=self.observation_space, action_space=self.action_space, **self._constructor)
 
     @abstractmethod
     def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:

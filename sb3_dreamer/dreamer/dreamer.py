@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -12,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger
 
-from sb3_dreamer.common.arguments import check_numbers, check_whole
+from sb3_dreamer.common.arguments import check_max_grad_norm, check_numbers, check_rate, check_whole
 from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
@@ -193,9 +192,7 @@ class Dreamer(BehaviourLosses):
             raise ValueError(f"ent_coef must be 'auto' or a number of at least 0, got {self.ent_coef!r}.")
         check_numbers(self, whole=("imagination_horizon", "imagination_starts"), optional=("imagination_starts",), minimum=1)
         check_numbers(self, whole=("warmup_updates",))
-        check_numbers(self, real=("max_grad_norm",), optional=("max_grad_norm",))
-        if self.max_grad_norm == 0:
-            raise ValueError("max_grad_norm must be positive, or None for no limit, got 0.")
+        check_max_grad_norm(self)
         rates = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
         check_numbers(self, real=[name for name in rates if not callable(getattr(self, name))], optional=rates[1:])
         check_numbers(self, real=("return_lambda", "slow_critic_rate", "evaluation_rate"), optional=("evaluation_rate",))
@@ -298,11 +295,7 @@ class Dreamer(BehaviourLosses):
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
         for group in self.policy.optimizer.param_groups:
             rate = self._schedules[group["name"]](self._current_progress_remaining)
-            if not (rate >= 0 and math.isfinite(rate)):
-                raise ValueError(
-                    f"The learning rate of the {group['name']} must be a number of at least 0, but its schedule gave {rate} "
-                    f"with {self._current_progress_remaining:.3f} of the progress remaining."
-                )
+            check_rate(rate, group["name"], self._current_progress_remaining)
             group["lr"] = warmup * rate
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
 

@@ -157,7 +157,7 @@ class DreamerPolicy(RecurrentModelPolicy):
 
     def _new_actor(self) -> Actor:
         classes, size = self.action_codec.classes, self.action_codec.size
-        given: dict[str, Any] = self._constructor["actor_kwargs"] or {}  # type: ignore[assignment]
+        given: dict[str, Any] = self._constructor["actor_kwargs"] or {}
         return Actor(self.world_model.feat_size, size, classes, self._sizes.units, self._sizes.layers, self._norm, **given)
 
     def _new_critic(self) -> Critic:
@@ -202,9 +202,6 @@ class DreamerPolicy(RecurrentModelPolicy):
     def autocast(self) -> th.autocast:
         """:return: the context in which an update computes its losses"""
         return th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return dict(observation_space=self.observation_space, action_space=self.action_space, **self._constructor)
 
     # ---- acting
 

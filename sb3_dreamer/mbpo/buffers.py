@@ -17,24 +17,26 @@ from sb3_dreamer.world_models.transitions import Transitions
 
 
 def real_transitions(
-    buffer: ReplayBuffer, codec: ObservationCodec, layout: ObservationState, device: th.device
+    buffer: ReplayBuffer, codec: ObservationCodec, layout: ObservationState, device: th.device, rows: np.ndarray | None = None
 ) -> Transitions:
     """
     :param buffer: SB3's replay
     :param codec: of the observations
     :param layout: how a model joins them to one vector
     :param device: where the rows go
-    :return: all that it holds, as the environment gave it
+    :param rows: numbers of some steps, over all environments; None for all
+    :return: what it holds, as the environment gave it
     """
-    held = buffer.buffer_size if buffer.full else buffer.pos
+    held = buffer.size()
+    chosen = slice(None) if rows is None else rows
 
     def joined(stored: Any) -> th.Tensor:
         parts = stored if isinstance(stored, dict) else {"obs": stored}
-        arrays = {key.name: parts[key.name][:held].reshape(-1, *key.shape) for key in codec.keys}
+        arrays = {key.name: parts[key.name][:held].reshape(-1, *key.shape)[chosen] for key in codec.keys}
         return layout.join(codec.to_tensors(arrays, device))
 
     def column(stored: np.ndarray) -> th.Tensor:
-        return th.as_tensor(stored[:held].reshape(held * buffer.n_envs, *stored.shape[2:]), device=device).float()
+        return th.as_tensor(stored[:held].reshape(held * buffer.n_envs, *stored.shape[2:])[chosen], device=device).float()
 
     terminal = column(buffer.dones) * (1.0 - column(buffer.timeouts))
     x, next_x = joined(buffer.observations), joined(buffer.next_observations)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
@@ -23,8 +24,6 @@ from sb3_dreamer.world_models import EnsembleWorldModel, ProbabilisticWorldModel
 from sb3_dreamer.world_models.ensemble_fitting import fit_transitions, make_optimizer
 from sb3_dreamer.world_models.probabilistic import RewardFn, TerminationFn
 from sb3_dreamer.world_models.transitions import Transitions
-
-SelfMBPO = TypeVar("SelfMBPO", bound="ModelBasedPolicyOptimization")
 
 NOISE = 0.1
 """Standard deviation of the noise on a deterministic actor's imagined actions, in units of half the action space."""
@@ -174,11 +173,14 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         finally:
             self.replay_buffer = real
 
-    def _fit_model(self) -> None:
+    def _real_transitions(self, rows: np.ndarray | None = None) -> Transitions:
         assert self.replay_buffer is not None
+        return real_transitions(self.replay_buffer, self.observation_codec, self.world_model.layout, self.device, rows)
+
+    def _fit_model(self) -> None:
         history = fit_transitions(
             self.world_model,
-            real_transitions(self.replay_buffer, self.observation_codec, self.world_model.layout, self.device),
+            self._real_transitions(),
             epochs=self.model_max_epochs,
             validation=self.model_validation,
             batch_size=self.model_batch_size,
@@ -204,9 +206,8 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
             self.imagined = ImaginedBuffer(capacity)
         self.policy.set_training_mode(False)
         held = self.replay_buffer.size()
-        rows = th.randint(held * self.n_envs, (dreams,), device=self.device)
-        real = real_transitions(self.replay_buffer, self.observation_codec, self.world_model.layout, self.device)
-        x = real.x[rows]
+        rows = th.randint(held * self.n_envs, (dreams,), device=self.device).cpu().numpy()
+        x = self._real_transitions(rows).x
         for _ in range(length):
             action = self.policy._predict(self._policy_obs(x), deterministic=False)
             if not hasattr(self.policy.actor, "action_log_prob"):

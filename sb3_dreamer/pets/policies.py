@@ -77,9 +77,6 @@ class PETSPolicy(PlanningPolicy):
         self.optimizer = make_optimizer(self.world_model)
         update_learning_rate(self.optimizer, lr_schedule(1))
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return dict(observation_space=self.observation_space, action_space=self.action_space, **self._constructor)
-
     def update_statistics(self, obs: Any, reward: Any) -> None:
         """Nothing: a fit sees all data."""
 

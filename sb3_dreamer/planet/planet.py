@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_dreamer.common.arguments import check_numbers
+from sb3_dreamer.common.arguments import check_max_grad_norm
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.planet.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlaNetPolicy
@@ -132,9 +132,7 @@ class PlaNet(PlanningAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_numbers(self, real=("max_grad_norm",), optional=("max_grad_norm",))
-        if self.max_grad_norm == 0:
-            raise ValueError("max_grad_norm must be positive, or None for no limit, got 0.")
+        check_max_grad_norm(self)
 
     # ---- learning
 

@@ -70,9 +70,6 @@ class PlaNetPolicy(PlanningPolicy):
         group = dict(params=list(self.world_model.parameters()), lr=lr_schedule(1))
         self.optimizer = optimizer_class([group], **(optimizer_kwargs or {}))
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return dict(observation_space=self.observation_space, action_space=self.action_space, **self._constructor)
-
 
 MlpPolicy = PlaNetPolicy
 

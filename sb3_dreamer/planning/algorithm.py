@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch as th
 
-from sb3_dreamer.common.arguments import check_numbers
+from sb3_dreamer.common.arguments import check_numbers, check_rate
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.planning.imagination import imagine_from_observations
 from sb3_dreamer.planning.planners import Method
@@ -43,12 +42,8 @@ class PlanningAlgorithm(ModelBasedAlgorithm):
         )
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
-        rate = self.lr_schedule(self._current_progress_remaining)
-        if not (rate >= 0 and math.isfinite(rate)):
-            raise ValueError(
-                f"The learning rate of the world_model must be a number of at least 0, but its schedule gave {rate} with "
-                f"{self._current_progress_remaining:.3f} of the progress remaining."
-            )
+        remaining = self._current_progress_remaining
+        check_rate(self.lr_schedule(remaining), "world_model", remaining)
         super()._update_learning_rate(optimizers)
 
     def imagine(

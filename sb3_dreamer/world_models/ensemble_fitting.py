@@ -14,6 +14,7 @@ from sb3_dreamer.common.bookkeeping import seeded
 from sb3_dreamer.common.networks import bounded
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.fitting import FitHistory
+from sb3_dreamer.world_models.members import nats
 from sb3_dreamer.world_models.probabilistic import ProbabilisticWorldModel
 from sb3_dreamer.world_models.progress import ProgressBar
 from sb3_dreamer.world_models.rows import Rows, check_dataset
@@ -166,9 +167,8 @@ class _Fit:
         if len(self.held_out) == 0:
             return th.full((n,), math.inf, device=self.inputs.device), math.inf
         inputs, targets = self.model.normalized(self.held_out)
-        mean, log_var = self.members.judge(inputs)
-        square = (mean - targets).square()
-        return (square * th.exp(-log_var) + log_var).mean((1, 2)).exp(), float(square.mean())
+        said = self.members.judge(inputs)
+        return nats(said, targets).mean((1, 2)).exp(), float((said[0] - targets).square().mean())
 
     @th.no_grad()
     def end_loss(self) -> float:

@@ -21,6 +21,16 @@ Gaussian = tuple[th.Tensor, th.Tensor]
 """Means and log-variances, ``(M, n, O)``."""
 
 
+def nats(said: Gaussian, y: th.Tensor) -> th.Tensor:
+    """
+    :param said: means and log-variances, ``(..., O)``
+    :param y: what happened, ``(..., O)``
+    :return: twice the negative log-likelihood but for a constant, ``(..., O)``
+    """
+    mean, log_var = said
+    return (mean - y).square() * th.exp(-log_var) + log_var
+
+
 class BatchedLinear(nn.Module):
     """
     Linear layers of E networks in one matrix product. Truncated normal weights of deviation ``1 / (2 √inputs)``, as PETS'.
@@ -122,8 +132,7 @@ class Members(nn.Module, ABC):
         :param y: ``(networks, n, O)``
         :return: scalar
         """
-        mean, log_var = self.learn(x)
-        fit = ((mean - y).square() * th.exp(-log_var) + log_var).mean((1, 2)).sum()
+        fit = nats(self.learn(x), y).mean((1, 2)).sum()
         return fit + BOUND_SCALE * (self.max_log_var - self.min_log_var).sum()
 
     def parameter_groups(self) -> list[dict]:

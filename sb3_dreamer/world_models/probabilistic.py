@@ -18,7 +18,7 @@ from sb3_dreamer.common.predictions import GaussianPrediction
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import Policy
-from sb3_dreamer.world_models.members import Gaussian, Members
+from sb3_dreamer.world_models.members import Gaussian, Members, nats
 from sb3_dreamer.world_models.mlp import ObservationState
 from sb3_dreamer.world_models.sizes import ModelSize, get_size
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
@@ -345,12 +345,12 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         action = bounded(batch.prev_action)
         target = (th.cat([batch.reward.unsqueeze(-1), states.stoch - before], dim=-1) - self.target_mean) / self.target_std
         inputs = self._inputs_of(before, action).flatten(0, 1)
-        mean, log_var = self.members.learn(inputs.expand(self.members.networks, *inputs.shape))
-        nats = ((mean - target.flatten(0, 1)).square() * th.exp(-log_var) + log_var).mean(-1).sum(0)
+        said = self.members.learn(inputs.expand(self.members.networks, *inputs.shape))
+        dynamics = nats(said, target.flatten(0, 1)).mean(-1).sum(0)
         valid = 1.0 - batch.is_first
         logit = self.termination_logit(before, action, states.stoch)
         ends = SoftBernoulli(logit).loss(batch.is_terminal)
-        losses = {"dynamics": valid * nats.view_as(valid), "continue": valid * ends}
+        losses = {"dynamics": valid * dynamics.view_as(valid), "continue": valid * ends}
         return states, losses, {}
 
     def fit(self, dataset: EpisodeDataset, updates: int | None = None, **kwargs: Any) -> FitHistory:
@@ -375,8 +375,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         :param data: all that is to be learnt from
         """
         inputs = th.cat([data.x, data.action], dim=-1).double()
-        targets = th.cat([data.reward.unsqueeze(-1), data.next_x - data.x], dim=-1).double()
-        for name, values in (("input", inputs), ("target", targets)):
+        for name, values in (("input", inputs), ("target", data.outcome.double())):
             std = values.std(0, unbiased=False)
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             getattr(self, f"{name}_std").copy_(th.where(std < 1e-6, 1.0, std))  # what never varies stays as it is
@@ -391,5 +390,4 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         :param data: transitions
         :return: inputs ``(n, I)`` and targets ``(n, O)`` of the members
         """
-        targets = th.cat([data.reward.unsqueeze(-1), data.next_x - data.x], dim=-1)
-        return self._inputs_of(data.x, data.action), (targets - self.target_mean) / self.target_std
+        return self._inputs_of(data.x, data.action), (data.outcome - self.target_mean) / self.target_std

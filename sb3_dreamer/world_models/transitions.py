@@ -26,6 +26,11 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.reward)
 
+    @property
+    def outcome(self) -> th.Tensor:
+        """What is learnt: the reward, and how the observation changed, ``(n, 1 + Z)``."""
+        return th.cat([self.reward.unsqueeze(-1), self.next_x - self.x], dim=-1)
+
     def __getitem__(self, rows: th.Tensor) -> Transitions:
         """
         :param rows: numbers of rows
