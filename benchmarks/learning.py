@@ -39,6 +39,7 @@ INSTALL = {
     "Box2D": "gymnasium[box2d]",
     "dm_control": "sb3-dreamer[dmc]",
     "minigrid": "sb3-dreamer[minigrid]",
+    "mujoco": "gymnasium[mujoco]",
     "popgym": "popgym",
     "sb3_contrib": "sb3-contrib",
     "shimmy": "sb3-dreamer[dmc]",

@@ -89,6 +89,9 @@ TOY: dict[str, Task] = {
             "crossq": Training(3, 5000, 125),
             "ppo": Training(3, 50_000, 2500),
             "dreamer_v3": Training(1, 2500, 125, DREAMER_V3_SHORT),
+            "pets": Training(5, 800, 400),
+            "mbpo": Training(5, 1500, 125),
+            "planet": Training(5, 3000, 250),
         },
     ),
     "ContinuousCartPole-v0": Task(
@@ -104,7 +107,11 @@ TOY: dict[str, Task] = {
     "ContinuousPendulumNoVelocity-v0": Task(
         "ContinuousPendulumNoVelocity-v0",
         -200,
-        {"dreamer": Training(5, 5000, 125), "recurrent_ppo": Training(1, 100_000, 5000, {**RECURRENT, "normalize": True})},
+        {
+            "dreamer": Training(5, 5000, 125),
+            "recurrent_ppo": Training(1, 100_000, 5000, {**RECURRENT, "normalize": True}),
+            "planet": Training(5, 5000, 250),
+        },
     ),
     "SequenceMemory-v0": Task("SequenceMemory-v0", 46.5, {"dreamer": Training(5, 5000, 125), "dqn": Training(3, 5000, 125)}),
     "DelayedRecall-v0": Task(
@@ -203,10 +210,29 @@ PIXELS: dict[str, Task] = {
     ),
 }
 
+# Robots that may fall: where imagined terminations must be right. SAC's settings are SB3's, as the zoo's are.
+MUJOCO: dict[str, Task] = {
+    "InvertedPendulum-v5": Task(
+        "InvertedPendulum-v5",
+        1000,
+        {"dreamer": Training(3, 5000, 500), "mbpo": Training(3, 5000, 500), "sac": Training(3, 5000, 500)},
+        n_eval_episodes=10,
+        packages=("mujoco",),
+    ),
+    "Hopper-v5": Task(
+        "Hopper-v5",
+        1000,
+        {"dreamer": Training(3, 30_000, 2500), "mbpo": Training(3, 30_000, 2500), "sac": Training(3, 30_000, 2500)},
+        n_eval_episodes=10,
+        packages=("mujoco",),
+    ),
+}
+
 SUITES: dict[str, dict[str, Task]] = {
     "toy": TOY,
     "classic": CLASSIC,
     "dmc": CONTROL,
     "memory": MEMORY,
     "pixels": PIXELS,
+    "mujoco": MUJOCO,
 }

@@ -7,6 +7,7 @@ id                                            observation        action       wh
 ``ContinuousCartPole-v0``                     ``Box (4,)``       ``Box (1,)`` balance
 ``SequenceMemory-v0``                         ``Box (4,)``       2 choices    steer a running value to one half
 ``ContinuousPendulumNoVelocity-v0``           ``Box (2,)``       ``Box (1,)`` swing up without seeing the velocity
+``ContinuousPendulumSparse-v0``               ``Box (3,)``       ``Box (1,)`` swing up, rewarded at the top alone
 ``DelayedRecall-v0``                          ``Box (k + 1,)``   k choices    name a cue seen n steps ago
 ``ContinuousPendulumPixels-v0``               64 x 64 RGB image  ``Box (1,)`` swing up from pictures of the pendulum
 ============================================  =================  ===========  ==========================================
@@ -24,6 +25,7 @@ from envs.delayed_recall import DelayedRecallEnv, DelayedRecallVectorEnv
 from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv
 from envs.pendulum_no_velocity import ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv
 from envs.pendulum_pixels import ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv
+from envs.pendulum_sparse import ContinuousPendulumSparseEnv, ContinuousPendulumSparseVectorEnv
 from envs.sequence_memory import SequenceMemoryEnv, SequenceMemoryVectorEnv
 from envs.vector import ToyVectorEnv
 
@@ -35,6 +37,7 @@ _TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
     "ContinuousCartPole-v0": (ContinuousCartPoleEnv, ContinuousCartPoleVectorEnv),
     "SequenceMemory-v0": (SequenceMemoryEnv, SequenceMemoryVectorEnv),
     "ContinuousPendulumNoVelocity-v0": (ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv),
+    "ContinuousPendulumSparse-v0": (ContinuousPendulumSparseEnv, ContinuousPendulumSparseVectorEnv),
     "DelayedRecall-v0": (DelayedRecallEnv, DelayedRecallVectorEnv),
     "ContinuousPendulumPixels-v0": (ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv),
 }
@@ -66,6 +69,8 @@ __all__ = [
     "ContinuousPendulumNoVelocityVectorEnv",
     "ContinuousPendulumPixelsEnv",
     "ContinuousPendulumPixelsVectorEnv",
+    "ContinuousPendulumSparseEnv",
+    "ContinuousPendulumSparseVectorEnv",
     "ContinuousPendulumVectorEnv",
     "DelayedRecallEnv",
     "DelayedRecallVectorEnv",

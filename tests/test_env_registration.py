@@ -30,6 +30,7 @@ def test_ids():
         "ContinuousCartPole-v0",
         "SequenceMemory-v0",
         "ContinuousPendulumNoVelocity-v0",
+        "ContinuousPendulumSparse-v0",
         "DelayedRecall-v0",
         "ContinuousPendulumPixels-v0",
     )

@@ -82,6 +82,7 @@ def test_global_generators_are_not_used(task_id):
     [
         ("ContinuousPendulum-v0", 200),
         ("ContinuousPendulumNoVelocity-v0", 200),
+        ("ContinuousPendulumSparse-v0", 200),
         ("ContinuousPendulumPixels-v0", 200),
         ("ContinuousCartPole-v0", 200),
         ("SequenceMemory-v0", 50),

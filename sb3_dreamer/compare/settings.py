@@ -66,6 +66,7 @@ THRESHOLDS: dict[str, float] = {
     "ContinuousCartPole-v0": 195.0,
     "ContinuousPendulumNoVelocity-v0": -200.0,
     "ContinuousPendulumPixels-v0": -300.0,
+    "ContinuousPendulumSparse-v0": 100.0,
     "SequenceMemory-v0": 46.5,
     "DelayedRecall-v0": 0.95,
     "Pendulum-v1": -200.0,

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sb3_dreamer.compare.environments import check_env
-from sb3_dreamer.compare.records import Episode, FinishedRun, Row, RunSpec, read_episodes, write_json, write_rows
+from sb3_dreamer.compare.records import Episode, FinishedRun, Row, RunSpec, read_episodes, write_csv, write_json, write_rows
 from sb3_dreamer.compare.report import summarize
 from sb3_dreamer.compare.settings import ALGORITHMS, check_action_space, hyperparameters
 
@@ -42,7 +43,7 @@ def finished(algo: str, seed: int, returns: list[float], env_id: str = "Task-v0"
 
 
 def test_tasks_are_well_formed(learning: ModuleType) -> None:
-    assert set(learning.SUITES) == {"toy", "classic", "dmc", "memory", "pixels"}
+    assert set(learning.SUITES) == {"toy", "classic", "dmc", "memory", "pixels", "mujoco"}
     for suite, tasks in learning.SUITES.items():
         folders = [learning.folder(Path(suite), name, algo) for name, task in tasks.items() for algo in task.algos]
         assert len(set(folders)) == len(folders)
@@ -53,7 +54,7 @@ def test_tasks_are_well_formed(learning: ModuleType) -> None:
                 assert training.total_timesteps % training.eval_every == 0, (name, algo)
 
 
-@pytest.mark.parametrize("suite", ["toy", "classic", "dmc", "memory", "pixels"])
+@pytest.mark.parametrize("suite", ["toy", "classic", "dmc", "memory", "pixels", "mujoco"])
 def test_algorithms_fit_their_tasks(learning: ModuleType, suite: str) -> None:
     for name, task in learning.SUITES[suite].items():
         if learning.missing_packages({name: task}, []) is not None:
@@ -153,3 +154,54 @@ def test_very_short_run_leaves_its_files(learning: ModuleType, tmp_path: Path, m
     written = found.spec.done_path.stat().st_mtime_ns
     assert learning.main(["--suite", "toy"], tmp_path) == 0
     assert found.spec.done_path.stat().st_mtime_ns == written  # nothing was missing
+
+
+def test_exploration_counts_cells_and_says_who_got_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    exploration = importlib.import_module("exploration")
+    task, visited = exploration.TASKS["ContinuousPendulumSparse"], np.zeros((20, 20), dtype=bool)
+    top, hanging = [1.0, 0.0, 0.1], [-1.0, 1e-6, 7.9]
+    exploration.see(visited, task, np.array([top, top, hanging]))
+    assert visited.sum() == 2 and visited[10, 10] and visited[19, 19]  # -pi..pi and -8..8 in 20 cells each
+    exploration.see(visited, exploration.TASKS["MountainCarContinuous"], np.array([[-1.2, -0.07], [0.6, 0.07]]))
+    assert visited[0, 0] and visited.sum() == 3
+
+    lines = [
+        [method, seed, steps, cells, "", result, 1.0]
+        for method, seed, steps, cells, result in (
+            ("random", 0, 1000, 50, ""),
+            ("dreamer", 0, 1000, 60, 3.0),
+            ("dreamer", 0, 2000, 80, 4.0),
+            ("plan2explore, task", 0, 1000, 200, 30.0),
+            ("plan2explore, task", 0, 2000, 300, 120.0),
+        )
+    ]
+    columns = ["method", "seed", "timesteps", "cells", "first_reward", "eval_return", "cpu_seconds"]
+    write_csv(tmp_path / "ContinuousPendulumSparse.csv", columns, lines)
+    rows = exploration.table("ContinuousPendulumSparse", tmp_path).splitlines()[2:]
+    assert rows == [
+        "| random | 1 | 50 | 50 (1,000) | - | - | 1 |",
+        "| dreamer | 1 | 60 | 80 (2,000) | 4 | never | 1 |",
+        "| plan2explore, task | 1 | 200 | 300 (2,000) | 120 | 2,000 | 1 |",
+    ]
+
+
+def test_exploration_records_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    exploration = importlib.import_module("exploration")
+    given = [
+        "--tasks",
+        "MountainCarContinuous",
+        "--methods",
+        "random",
+        "--seeds",
+        "0",
+        "--steps",
+        "2000",
+        "--out",
+        str(tmp_path),
+    ]
+    exploration.main(given)
+    lines = exploration.read_csv(tmp_path / "MountainCarContinuous.csv")
+    assert [int(line["timesteps"]) for line in lines] == [1000, 2000]
+    assert 1 < int(lines[0]["cells"]) <= int(lines[1]["cells"]) < 100  # chance stays in the valley

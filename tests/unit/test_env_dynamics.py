@@ -52,6 +52,18 @@ def test_pendulum_torque_is_clipped_also_in_the_reward():
     assert strong.step([50.0])[1] == full.step([2.0])[1]
 
 
+def test_sparse_pendulum_hangs_at_first_and_is_rewarded_within_15_degrees_of_the_top():
+    env = envs.ContinuousPendulumSparseEnv()
+    for seed in range(20):
+        obs, _ = env.reset(seed=seed)
+        assert obs[0] < np.cos(np.pi - 0.1) + 1e-6 and abs(obs[2]) <= 0.1
+    at = lambda degrees: np.array([np.radians(degrees), 0.0])  # noqa: E731
+    rewards = [env.task.transition(at(degrees), np.zeros(1))[1] for degrees in (0.0, 14.0, -14.0, 16.0, -16.0, 180.0)]
+    assert rewards == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    state, full = np.array([[0.3, -1.0], [3.0, 2.0]]), envs.ContinuousPendulumEnv().task
+    assert np.array_equal(env.task.transition(state, np.ones((2, 1)))[0], full.transition(state, np.ones((2, 1)))[0])
+
+
 def test_pendulum_without_velocity_shows_the_angle_of_the_same_motion():
     seeing, blind = envs.ContinuousPendulumEnv(), envs.ContinuousPendulumNoVelocityEnv()
     first, _ = seeing.reset(seed=3)

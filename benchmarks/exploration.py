@@ -1,0 +1,231 @@
+"""
+How much of a task is seen, and who finds a reward that is hard to find: Dreamer with Plan2Explore, without it, and chance.
+
+``python benchmarks/exploration.py [--tasks TASK ...] [--methods METHOD ...] [--seeds N ...]`` runs what is missing, records it
+in ``benchmarks/results/exploration/<task>.csv`` and prints tables. A state is a cell of 20 x 20, in angle or position and
+velocity; what training has visited counts. ``plan2explore`` is told no reward; ``plan2explore, task`` is curious beside it.
+Evaluations are of 10 episodes, deterministic. One torch thread.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from shared import number, read_csv, record_machine
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from sb3_dreamer import Dreamer
+from sb3_dreamer.compare.evaluation import EVAL_SEED, preserved_random_state
+from sb3_dreamer.compare.records import write_csv
+
+RESULTS = Path(__file__).parent / "results" / "exploration"
+CELLS = 20
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where to explore."""
+
+    env_id: str
+    state: Callable[[np.ndarray], np.ndarray]  # (n, ...) observations -> (n, 2), in [0, 1]
+    steps: int
+    every: int
+    threshold: float  # evaluation return at which it counts as solved
+
+
+def _pendulum(obs: np.ndarray) -> np.ndarray:
+    return np.stack([np.arctan2(obs[:, 1], obs[:, 0]) / (2 * np.pi) + 0.5, obs[:, 2] / 16 + 0.5], axis=1)
+
+
+def _car(obs: np.ndarray) -> np.ndarray:
+    return np.stack([(obs[:, 0] + 1.2) / 1.8, obs[:, 1] / 0.14 + 0.5], axis=1)
+
+
+TASKS = {
+    "MountainCarContinuous": Task("MountainCarContinuous-v0", _car, 5000, 1000, 90.0),
+    "ContinuousPendulumSparse": Task("envs:ContinuousPendulumSparse-v0", _pendulum, 20_000, 1000, 100.0),
+}
+METHODS: dict[str, dict[str, Any] | None] = {
+    "random": None,
+    "dreamer": {},
+    "plan2explore": dict(exploration="plan2explore", extrinsic_coef=0.0),
+    "plan2explore, task": dict(exploration="plan2explore"),
+}
+
+
+class Coverage(BaseCallback):
+    """
+    Count the cells that training visits, and evaluate on a grid of steps.
+
+    :param task: where
+    :param on_mark: called with the steps, and what was found
+    """
+
+    def __init__(self, task: Task, on_mark: Callable[[Line], None]) -> None:
+        super().__init__()
+        self.task, self.on_mark = task, on_mark
+        self.visited = np.zeros((CELLS, CELLS), dtype=bool)
+        self.rewarded: int | None = None
+        self.spent = 0.0
+
+    def _on_training_start(self) -> None:
+        self.start = time.process_time()
+
+    def _on_step(self) -> bool:
+        see(self.visited, self.task, self.locals["new_obs"])
+        if self.rewarded is None and (self.locals["rewards"] > 0).any():
+            self.rewarded = self.num_timesteps
+        if self.num_timesteps % self.task.every == 0:
+            spent = time.process_time()
+            with preserved_random_state():
+                env = make_vec_env(self.task.env_id, 10, seed=EVAL_SEED)
+                returns, _ = evaluate_policy(self.model, env, 10)
+                env.close()
+            mean = float(np.mean(returns))
+            self.start += time.process_time() - spent
+            self.on_mark(
+                dict(
+                    timesteps=self.num_timesteps,
+                    cells=int(self.visited.sum()),
+                    first_reward=self.rewarded or "",
+                    eval_return=mean,
+                    cpu_seconds=time.process_time() - self.start,
+                )
+            )
+        return True
+
+
+def see(visited: np.ndarray, task: Task, obs: np.ndarray) -> None:
+    """
+    :param visited: cells, to be marked
+    :param task: where
+    :param obs: ``(n, ...)``
+    """
+    cells = np.clip((task.state(np.asarray(obs)) * CELLS).astype(int), 0, CELLS - 1)
+    visited[cells[:, 0], cells[:, 1]] = True
+
+
+def chance(task: Task, seed: int, on_mark: Callable[[Line], None]) -> None:
+    """Actions drawn at random at every step."""
+    env = gym.make(task.env_id)
+    env.action_space.seed(seed)
+    visited, rewarded = np.zeros((CELLS, CELLS), dtype=bool), None
+    env.reset(seed=seed)
+    for step in range(1, task.steps + 1):
+        obs, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        see(visited, task, obs[None])
+        if rewarded is None and float(reward) > 0:
+            rewarded = step
+        if terminated or truncated:
+            env.reset()
+        if step % task.every == 0:
+            on_mark(
+                dict(timesteps=step, cells=int(visited.sum()), first_reward=rewarded or "", eval_return="", cpu_seconds=0.0)
+            )
+
+
+def run(name: str, methods: Sequence[str], seeds: Sequence[int], steps: int | None, out: Path) -> None:
+    """
+    :param name: of a task
+    :param methods: who explores
+    :param seeds: of the runs
+    :param steps: other than the task's
+    :param out: folder of the results
+    """
+    task, path = TASKS[name], out / f"{name}.csv"
+    if steps is not None:
+        task = Task(task.env_id, task.state, steps, task.every, task.threshold)
+    there: list[Line] = list(read_csv(path))
+    for seed in seeds:
+        for method in methods:
+            if any((line["method"], int(line["seed"])) == (method, seed) for line in there):
+                continue
+            print(f"{name}, {method}, seed {seed}", flush=True)
+            lines: list[Line] = []
+
+            def on_mark(
+                line: Line, lines: list[Line] = lines, method: str = method, seed: int = seed
+            ) -> None:  # bound now, as the loop goes on
+                lines.append(dict(method=method, seed=seed, **line))
+                print(line, flush=True)
+
+            settings = METHODS[method]
+            if settings is None:
+                chance(task, seed, on_mark)
+            else:
+                model = Dreamer("MlpPolicy", task.env_id, seed=seed, device="cpu", **settings)
+                model.learn(task.steps, callback=Coverage(task, on_mark))
+            there += lines
+            write_csv(path, list(there[0]), [list(line.values()) for line in there])
+    record_machine(out)
+
+
+def table(name: str, out: Path) -> str:
+    """
+    :param name: of a task
+    :param out: folder of the results
+    :return: Markdown: medians over the seeds, and all of the last evaluation
+    """
+    task, lines = TASKS[name], read_csv(out / f"{name}.csv")
+    rows = [
+        f"| {name} | seeds | cells of {CELLS**2}, median, after {task.every:,} steps | at the end (steps) | best evaluation "
+        f"| steps to {task.threshold:g} | CPU seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method in METHODS:
+        runs: dict[int, list[dict[str, str]]] = {}
+        for line in lines:
+            if line["method"] == method:
+                runs.setdefault(int(line["seed"]), []).append(line)
+        if not runs:
+            continue
+        first = [int(run[0]["cells"]) for run in runs.values()]
+        last = [int(run[-1]["cells"]) for run in runs.values()]
+        best, solved = [], []
+        for own in runs.values():
+            returns = [float(line["eval_return"]) for line in own if line["eval_return"]]
+            best.append(f"{max(returns):.0f}" if returns else "-")
+            steps = [
+                int(line["timesteps"]) for line in own if line["eval_return"] and float(line["eval_return"]) >= task.threshold
+            ]
+            solved.append(number(steps[0] if steps else None) if returns else "-")
+        end = statistics.median(int(run[-1]["timesteps"]) for run in runs.values())
+        cpu = statistics.median(float(run[-1]["cpu_seconds"]) for run in runs.values())
+        rows.append(
+            f"| {method} | {len(runs)} | {statistics.median(first):g} | {statistics.median(last):g} ({end:,.0f}) "
+            f"| {', '.join(best)} | {', '.join(solved)} | {cpu:.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """
+    :param argv: the arguments, by default the command line's
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), metavar="TASK")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    parser.add_argument("--steps", type=int, metavar="N", help="environment steps of a run (default: the task's)")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table-only", action="store_true", help="run nothing")
+    args = parser.parse_args(argv)
+    th.set_num_threads(1)
+    for name in args.tasks:
+        if not args.table_only:
+            run(name, args.methods, args.seeds, args.steps, args.out)
+        print(table(name, args.out) + "\n")
+
+
+if __name__ == "__main__":
+    main()
