@@ -254,6 +254,16 @@ def test_a_full_replay_is_learnt_from_oldest_to_newest() -> None:
     assert [x[1] for x, *_ in steps_of(model)] == list(range(40, 99))
 
 
+@of_pets
+def test_functions_of_observations_refuse_normalised_ones(make: Make) -> None:
+    kwargs = ensemble(reward_fn=lambda obs, action, next_obs: next_obs["obs"][..., 0])
+    env = VecNormalize(make_vec_env(PENDULUM, 1))
+    with pytest.raises(ValueError, match=r"^reward_fn would be shown .* norm_obs=False"):
+        make(env, policy_kwargs=kwargs).learn(1)
+    env = VecNormalize(make_vec_env(PENDULUM, 1), norm_obs=False)
+    assert make(env, policy_kwargs=kwargs).learn(1).num_timesteps == 1
+
+
 def test_steps_are_learnt_as_a_vecnormalize_shows_them() -> None:
     env = VecNormalize(DummyVecEnv([lambda: Clock(length=4)]))
     model = tiny_pets(env).learn(60)

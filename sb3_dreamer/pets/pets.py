@@ -200,7 +200,18 @@ class PETS(PlanningAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfPETS:
-        """See :meth:`ModelBasedAlgorithm.learn`, which has the same arguments."""
+        """
+        See :meth:`ModelBasedAlgorithm.learn`, which has the same arguments.
+
+        :raises ValueError: ``VecNormalize`` changes the observations that a ``reward_fn`` or ``termination_fn`` knows
+        """
+        model, normalizer = self.policy.world_model, self._normalizer
+        given = [name for name in ("reward_fn", "termination_fn") if getattr(model, name) is not None]
+        if given and normalizer is not None and normalizer.norm_obs:
+            raise ValueError(
+                f"{' and '.join(given)} would be shown what VecNormalize makes of the observations: use "
+                "VecNormalize(..., norm_obs=False), as the model normalises its inputs itself."
+            )
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # ---- saving
