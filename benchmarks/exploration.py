@@ -174,37 +174,33 @@ def table(name: str, out: Path) -> str:
     """
     :param name: of a task
     :param out: folder of the results
-    :return: Markdown: medians over the seeds, and all of the last evaluation
+    :return: Markdown: medians over the seeds; evaluations of each
     """
     task, lines = TASKS[name], read_csv(out / f"{name}.csv")
+    runs: dict[str, dict[str, list[dict[str, str]]]] = {}  # by method and seed
+    for line in lines:
+        runs.setdefault(line["method"], {}).setdefault(line["seed"], []).append(line)
+    common = min((int(run[-1]["timesteps"]) for own in runs.values() for run in own.values()), default=0)
     rows = [
-        f"| {name} | seeds | cells of {CELLS**2}, median, after {task.every:,} steps | at the end (steps) | best evaluation "
-        f"| steps to {task.threshold:g} | CPU seconds |",
-        "|---|---|---|---|---|---|---|",
+        f"| {name} | seeds | cells of {CELLS**2}, median, after {task.every:,} steps | after {common:,} | at the end (steps) "
+        f"| best evaluation of each seed | steps to {task.threshold:g} | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for method in METHODS:
-        runs: dict[int, list[dict[str, str]]] = {}
-        for line in lines:
-            if line["method"] == method:
-                runs.setdefault(int(line["seed"]), []).append(line)
-        if not runs:
-            continue
-        first = [int(run[0]["cells"]) for run in runs.values()]
-        last = [int(run[-1]["cells"]) for run in runs.values()]
+    for method in (method for method in METHODS if method in runs):
+        own = list(runs[method].values())
+        cells = [
+            f"{statistics.median(int(line['cells']) for run in own for line in run if int(line['timesteps']) == mark):g}"
+            for mark in (task.every, common)
+        ]
         best, solved = [], []
-        for own in runs.values():
-            returns = [float(line["eval_return"]) for line in own if line["eval_return"]]
-            best.append(f"{max(returns):.0f}" if returns else "-")
-            steps = [
-                int(line["timesteps"]) for line in own if line["eval_return"] and float(line["eval_return"]) >= task.threshold
-            ]
-            solved.append(number(steps[0] if steps else None) if returns else "-")
-        end = statistics.median(int(run[-1]["timesteps"]) for run in runs.values())
-        cpu = statistics.median(float(run[-1]["cpu_seconds"]) for run in runs.values())
-        rows.append(
-            f"| {method} | {len(runs)} | {statistics.median(first):g} | {statistics.median(last):g} ({end:,.0f}) "
-            f"| {', '.join(best)} | {', '.join(solved)} | {cpu:.0f} |"
-        )
+        for run in own:
+            judged = [(int(line["timesteps"]), float(line["eval_return"])) for line in run if line["eval_return"]]
+            there = [step for step, found in judged if found >= task.threshold]
+            best.append(f"{max(found for _, found in judged):.0f}" if judged else "-")
+            solved.append(number(there[0] if there else None) if judged else "-")
+        end, last, cpu = (statistics.median(float(run[-1][c]) for run in own) for c in ("timesteps", "cells", "cpu_seconds"))
+        columns = [method, str(len(own)), *cells, f"{last:g} ({end:,.0f})", ", ".join(best), ", ".join(solved), f"{cpu:.0f}"]
+        rows.append("| " + " | ".join(columns) + " |")
     return "\n".join(rows)
 
 

@@ -180,9 +180,9 @@ def test_exploration_counts_cells_and_says_who_got_there(tmp_path: Path, monkeyp
     write_csv(tmp_path / "ContinuousPendulumSparse.csv", columns, lines)
     rows = exploration.table("ContinuousPendulumSparse", tmp_path).splitlines()[2:]
     assert rows == [
-        "| random | 1 | 50 | 50 (1,000) | - | - | 1 |",
-        "| dreamer | 1 | 60 | 80 (2,000) | 4 | never | 1 |",
-        "| plan2explore, task | 1 | 200 | 300 (2,000) | 120 | 2,000 | 1 |",
+        "| random | 1 | 50 | 50 | 50 (1,000) | - | - | 1 |",
+        "| dreamer | 1 | 60 | 60 | 80 (2,000) | 4 | never | 1 |",
+        "| plan2explore, task | 1 | 200 | 200 | 300 (2,000) | 120 | 2,000 | 1 |",
     ]
 
 
