@@ -89,7 +89,7 @@ TOY: dict[str, Task] = {
             "crossq": Training(3, 5000, 125),
             "ppo": Training(3, 50_000, 2500),
             "dreamer_v3": Training(1, 2500, 125, DREAMER_V3_SHORT),
-            "pets": Training(5, 800, 400),
+            "pets": Training(5, 800, 800),
             "mbpo": Training(5, 1500, 125),
             "planet": Training(5, 3000, 250),
         },
@@ -215,7 +215,7 @@ MUJOCO: dict[str, Task] = {
     "InvertedPendulum-v5": Task(
         "InvertedPendulum-v5",
         1000,
-        {"dreamer": Training(3, 5000, 500), "mbpo": Training(3, 5000, 500), "sac": Training(3, 5000, 500)},
+        {"dreamer": Training(3, 5000, 500), "mbpo": Training(3, 3000, 500), "sac": Training(3, 5000, 500)},
         n_eval_episodes=10,
         packages=("mujoco",),
     ),
