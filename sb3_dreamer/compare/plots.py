@@ -37,7 +37,7 @@ def draw_curves(runs: Sequence[FinishedRun], title: str, threshold: float | None
     for axes, label, column in panels:
         spent = {algo: np.median(_by_seed(own, column), axis=0) for algo, own in runs_of.items()}
         first = 0
-        if _differ_much([x[-1] for x in spent.values()]):
+        if differ_much([x[-1] for x in spent.values()]):
             axes.set_xscale("log")
             first = 1  # step 0 has no place on it
         for algo, x in spent.items():
@@ -61,7 +61,11 @@ def _by_seed(runs: Sequence[FinishedRun], column: str) -> np.ndarray:
     return np.array([[getattr(row, column) for row in run.rows] for run in runs])
 
 
-def _differ_much(lengths: Sequence[float]) -> bool:
+def differ_much(lengths: Sequence[float]) -> bool:
+    """
+    :param lengths: how far each algorithm's curve goes
+    :return: whether they fit on no common linear axis
+    """
     return min(lengths) > 0 and max(lengths) > LOG_SCALE_RATIO * min(lengths)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_dreamer.compare.curves import area_under_curve
 from sb3_dreamer.compare.records import FinishedRun, Row
 
 
@@ -41,18 +42,12 @@ def run_statistics(rows: Sequence[Row], threshold: float | None) -> RunStatistic
         cpu_seconds_to_threshold=None if first is None else rows[first].cpu_seconds,
         worst_after=min(after) if after else None,
         mean_after=statistics.fmean(after) if after else None,
-        area_under_curve=_area_under_curve(rows),
+        area_under_curve=area_under_curve(
+            np.array([row.timesteps for row in rows]), np.array([row.eval_return_mean for row in rows])
+        ),
         cpu_seconds=rows[-1].cpu_seconds,
         wall_seconds=rows[-1].wall_seconds,
     )
-
-
-def _area_under_curve(rows: Sequence[Row]) -> float:
-    """:return: by the trapezoidal rule, divided by the steps"""
-    if len(rows) < 2:
-        return rows[0].eval_return_mean
-    timesteps, returns = [row.timesteps for row in rows], np.array([row.eval_return_mean for row in rows])
-    return float(np.average((returns[1:] + returns[:-1]) / 2, weights=np.diff(timesteps)))
 
 
 def _median_and_range(values: Sequence[float]) -> dict[str, float]:
