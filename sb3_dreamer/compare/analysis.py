@@ -1,5 +1,6 @@
 """All numbers of a report: each task by itself, then all tasks together on one scale."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -168,14 +169,6 @@ def _task(records: TaskRecords, threshold: float | None, references: Mapping[str
     algorithms.sort(key=lambda one: -one.at_common.value)
     by_label = {one.label: one for one in algorithms}
     pairs = [(a, b) for a in by_label for b in by_label if a != b]
-    improvement = {
-        (a, b): Improvement(
-            probability_of_improvement([by_label[a].common], [by_label[b].common]),
-            mann_whitney_p_value(by_label[a].common, by_label[b].common),
-            1,
-        )
-        for a, b in pairs
-    }
     solving = {one.label: one.solving for one in algorithms if one.solving is not None}
     break_even = {
         (a, b): costs.break_even(solving[a].crossing, solving[b].crossing, axis)
@@ -192,7 +185,7 @@ def _task(records: TaskRecords, threshold: float | None, references: Mapping[str
         shortest=shortest,
         axis=axis,
         seconds=seconds,
-        improvement=improvement,
+        improvement=_improvement([{one.label: one.common for one in algorithms}], list(by_label)),
         break_even=break_even,
         scale=scale(runs[0].env, runs, references),
         notes=tuple(fairness.notes(records)),
@@ -260,7 +253,7 @@ def _overall(tasks: Sequence[TaskResult]) -> Overall:
         areas={label: _mean_area(tasks, label) for label in ordered},
         thresholds=thresholds,
         profiles={label: profile_band(per_label[label], thresholds) for label in ordered},
-        improvement=_improvement(scores, labels),
+        improvement=_improvement(list(scores.values()), sorted(labels)),
     )
 
 
@@ -272,14 +265,15 @@ def _mean_area(tasks: Sequence[TaskResult], label: str) -> Estimate:
     return bootstrap(areas, mean)
 
 
-def _improvement(scores: Mapping[str, Mapping[str, np.ndarray]], labels: set[str]) -> dict[tuple[str, str], Improvement]:
+def _improvement(scores: Sequence[Mapping[str, np.ndarray]], labels: Sequence[str]) -> dict[tuple[str, str], Improvement]:
     """Of each pair, over the tasks on which both ran."""
     found = {}
-    for a in sorted(labels):
-        for b in sorted(labels - {a}):
-            both = [of_task for of_task in scores.values() if a in of_task and b in of_task]
-            if both:
-                probability = probability_of_improvement([one[a] for one in both], [one[b] for one in both])
-                p_value = mann_whitney_p_value(both[0][a], both[0][b]) if len(both) == 1 else np.nan
-                found[a, b] = Improvement(probability, p_value, len(both))
+    for a, b in itertools.combinations(labels, 2):
+        both = [of_task for of_task in scores if a in of_task and b in of_task]
+        if both:
+            one = probability_of_improvement([task[a] for task in both], [task[b] for task in both])
+            p_value = mann_whitney_p_value(both[0][a], both[0][b]) if len(both) == 1 else np.nan
+            found[a, b] = Improvement(one, p_value, len(both))
+            other = Estimate(1 - one.value, 1 - one.high, 1 - one.low, one.n)
+            found[b, a] = Improvement(other, p_value, len(both))
     return found

@@ -95,7 +95,6 @@ def learning_curves(task: TaskResult, colour: Mapping[str, str], axis: str) -> P
             axes.axvline(task.end, color=_INK, linestyle=":", linewidth=0.8, alpha=0.7)
         axes.set_xlabel(name)
         axes.set_ylabel("return of an evaluation episode")
-        axes.legend()
 
     ends = "; ".join(f"{one.label} ends at {with_interval(one.at_own)}" for one in drawn)
     threshold = "" if task.threshold is None else f" Dashed: the threshold {number(task.threshold)}."
@@ -148,7 +147,6 @@ def final_returns(task: TaskResult, colour: Mapping[str, str]) -> Picture:
         if different:
             axes.plot([], [], "o", color=_INK, label=f"at {number(task.end)} steps")
             axes.plot([], [], "D", color=_INK, markerfacecolor="none", label="at its own end")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=2)
         if task.threshold is not None:
             axes.axvline(task.threshold, color=_INK, linestyle="--", linewidth=0.8, alpha=0.7)
         _rows(axes, [one.label for one in task.algorithms])
@@ -199,7 +197,6 @@ def solved_share(task: TaskResult, colour: Mapping[str, str]) -> Picture | None:
         axes.set_ylim(-0.04, 1.04)
         axes.set_xlabel("environment steps")
         axes.set_ylabel(f"share of runs at or above {number(task.threshold)}")
-        axes.legend()
 
     reached = "; ".join(f"{one.label} {one.solving.reached} of {one.n}" for one in task.algorithms if one.solving is not None)
     alt = (
@@ -214,9 +211,9 @@ def pareto(task: TaskResult, colour: Mapping[str, str]) -> Picture | None:
     :param task: the results on it
     :param colour: of each label
     :return: return at a run's end against the seconds it took, with the algorithms that nobody beats in both joined by a
-        line; None if the seconds are unknown
+        line; None if the seconds are unknown or nobody is there to compare with
     """
-    if not task.axis:
+    if not task.axis or len(task.algorithms) < 2:
         return None
     cost = np.array([np.median([getattr(run, task.axis)[-1] for run in one.runs]) for one in task.algorithms])
     score = np.array([one.at_own.value for one in task.algorithms])
@@ -236,7 +233,6 @@ def pareto(task: TaskResult, colour: Mapping[str, str]) -> Picture | None:
         axes.margins(x=0.12)
         axes.set_xlabel(f"{SECONDS[task.axis]} of one run's training")
         axes.set_ylabel("return at its own end")
-        axes.legend()
 
     points = "; ".join(
         f"{one.label} {number(x)} s, {with_interval(one.at_own)}" for one, x in zip(task.algorithms, cost, strict=True)
@@ -287,7 +283,6 @@ def profiles(overall: Overall, colour: Mapping[str, str]) -> Picture:
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("normalised score")
         axes.set_ylabel("share of runs above it")
-        axes.legend()
 
     halves = "; ".join(
         f"{label} {np.interp(0.5, overall.thresholds, overall.profiles[label][0]):.0%}" for label in overall.labels
@@ -303,13 +298,33 @@ def _picture(draw: Callable[["Axes"], None], title: str, alt: str, height: float
     style: dict[Any, Any] = _STYLE
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        draw(axes)
+        _finish(figure, axes)
         content = io.StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         svg = content.getvalue()
         if len(svg) > LARGEST_SVG:
             return Picture(_png(figure, alt), title, alt)
     return Picture(_inline(svg, alt), title, alt)
+
+
+def _finish(figure: "Figure", axes: "Axes") -> None:
+    """Plain numbers along the axes, and the legend below, where it hides nothing."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    plain = FuncFormatter(lambda value, _: number(value))
+    axes.xaxis.set_major_formatter(plain)
+    if axes.get_xscale() == "log":
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if not isinstance(axes.yaxis.get_major_locator(), FixedLocator):  # names stand there
+        axes.yaxis.set_major_formatter(plain)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = 3 if max(map(len, labels)) < 17 else 2 if max(map(len, labels)) < 27 else 1
+        rows = -(-len(handles) // columns)
+        figure.set_figheight(figure.get_figheight() + 0.2 * rows)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _png(figure: "Figure", alt: str) -> str:

@@ -48,7 +48,9 @@ def _fewest(*scores: Scores) -> int:
 
 def _counts(n: int, repetitions: int, rng: np.random.Generator) -> np.ndarray:
     """:return: how often each of ``n`` runs is drawn in each resample, ``(repetitions, n)``, a share of ``n``"""
-    return rng.multinomial(n, np.full(n, 1 / n), size=repetitions) / n
+    # One bin for each run of each resample: much quicker than a multinomial's draws.
+    drawn = rng.integers(n, size=(repetitions, n)) + n * np.arange(repetitions)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n * repetitions).reshape(repetitions, n) / n
 
 
 def bootstrap(

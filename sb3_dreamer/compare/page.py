@@ -141,8 +141,6 @@ def _folded(title: str, content: str) -> str:
 def _overall(overall: Overall, tasks: Sequence[TaskResult], colour: Mapping[str, str]) -> str:
     several = len(tasks) > 1
     content = [f"<h2>{'All tasks' if several else 'Normalised scores'}</h2>"]
-    if several:
-        content.append(_paragraphs([words.over_all_tasks(overall)]))
     if overall.labels:
         names = (*next(iter(overall.aggregates.values())), "area under the curve")
         pictures = [figures.aggregate(overall, name, colour) for name in names]

@@ -160,12 +160,12 @@ def place(folder: Path) -> tuple[Path, str, str, int]:
     if match := RUN_NAME.fullmatch(name):
         home = parent.parent if parent.name == "runs" else parent
         return home, home.name, match["label"], int(match["seed"])
+    if match := _SEED.fullmatch(name):
+        return parent.parent, parent.parent.name, parent.name, int(match["seed"])
     if match := _NUMBERED.fullmatch(name):
         if _ENVIRONMENT.fullmatch(match["name"]):
             return parent.parent, match["name"], parent.name, int(match["number"])
         return parent, parent.name, match["name"].lower(), int(match["number"])
-    if match := _SEED.fullmatch(name):
-        return parent.parent, parent.parent.name, parent.name, int(match["seed"])
     return parent, parent.name, name, 0
 
 

@@ -41,8 +41,11 @@ def _task(task: TaskResult) -> list[str]:
         labels = [one.label for one in task.algorithms]
         found += [tables.improvement(labels, task.improvement, several=False), tables.break_even(task)]
     blocks += [_table(table) for table in (*found, tables.machines(task)) if table is not None]
-    blocks += ["```bash\n" + "\n".join(commands(task)) + "\n```"] if commands(task) else []
-    return blocks
+    shell = "\n".join(commands(task))
+    fence = "```"
+    while fence in shell:
+        fence += "`"
+    return [*blocks, f"{fence}bash\n{shell}\n{fence}"] if shell else blocks
 
 
 def _table(table: Table) -> str:

@@ -60,7 +60,7 @@ def with_interval(estimate: Estimate | None) -> str:
     if estimate is None:
         return UNKNOWN
     if math.isnan(estimate.low):
-        return f"{number(estimate.value)} (n = {estimate.n}: no interval)"
+        return f"{number(estimate.value)} [one run]"
     return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
 
 

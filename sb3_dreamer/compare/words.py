@@ -24,7 +24,8 @@ def short_answer(analysis: Analysis) -> list[str]:
     if len(analysis.tasks) == 1:
         return verdict(analysis.tasks[0])
     assert analysis.overall is not None
-    return [over_all_tasks(analysis.overall), *(f"{task.name}: {' '.join(verdict(task)[:2])}" for task in analysis.tasks)]
+    compared = sorted(analysis.tasks, key=lambda task: len(task.algorithms) < 2)  # first those that say more
+    return [over_all_tasks(analysis.overall), *(f"{task.name}: {_in_brief(task)}" for task in compared)]
 
 
 def loud_notes(analysis: Analysis) -> list[str]:
@@ -50,17 +51,21 @@ def verdict(task: TaskResult) -> list[str]:
     :param task: the results on it
     :return: paragraphs: returns, cost, threshold, price of a step
     """
+    if len(task.algorithms) < 2:
+        return [_who(task), *_solved(task)]
+    return [_who(task), *_own_ends(task), *_cost(task), *_solved(task), *_prices(task)]
+
+
+def _who(task: TaskResult) -> str:
     best, *others = task.algorithms
     if not others:
-        first = (
+        return (
             f"Only {best.label} ran here, so there is nothing to compare: its return after {number(task.end)} steps is "
             f"{with_interval(best.at_common)} ({_runs(best)})."
         )
-        return [first, *_solved(task)]
     rivals = [(one.label, one.at_common) for one in others]
     after = f"after {number(task.end)} steps, the length of the shortest run,"
-    ranking = _ranking(best.label, best.at_common, rivals, after)
-    return [ranking, *_own_ends(task), *_cost(task), *_solved(task), *_prices(task)]
+    return _ranking(best.label, best.at_common, rivals, after)
 
 
 def over_all_tasks(overall: Overall) -> str:
@@ -70,11 +75,32 @@ def over_all_tasks(overall: Overall) -> str:
     """
     out = f" Not on all tasks, and so left out: {', '.join(overall.left_out)}." if overall.left_out else ""
     if len(overall.labels) < 2:
-        return f"There are no two algorithms that ran on all {len(overall.tasks)} tasks: see the single tasks." + out
+        return f"No two algorithms ran on all {len(overall.tasks)} tasks, so there is no winner over all of them."
     best, *others = overall.labels
     scores = {label: overall.aggregates[label]["IQM"] for label in overall.labels}
     where = f"over {len(overall.tasks)} tasks, on normalised scores,"
     return _ranking(best, scores[best], [(label, scores[label]) for label in others], where, "score") + out
+
+
+def _in_brief(task: TaskResult) -> str:
+    """Who leads at equal steps and at equal cost, for a task among many."""
+    if len(task.algorithms) < 2:
+        return _who(task)
+    parts = [_leader(f"after {number(task.end)} steps", [(one.label, one.at_common) for one in task.algorithms])]
+    spent = [(one.label, one.at_seconds) for one in task.algorithms if one.at_seconds is not None]
+    if len(spent) > 1:
+        ranked = sorted(spent, key=lambda pair: -pair[1].value)
+        parts.append(_leader(f"at equal cost ({number(task.seconds)} {SECONDS[task.axis]})", ranked))
+    return "; ".join(parts) + "."
+
+
+def _leader(where: str, ranked: Sequence[tuple[str, Estimate]]) -> str:
+    (best, estimate), *others = ranked
+    level = [label for label, other in others if estimate.overlaps(other)]
+    few = [label for label, other in others if not estimate.overlaps(other) and min(estimate.n, other.n) < ENOUGH_RUNS]
+    text = f"{where} {best} leads with {with_interval(estimate)}"
+    text += f", not separable from {_listed(level)}" if level else ""
+    return text + (f", over {_listed(few)} only on fewer than {ENOUGH_RUNS} runs" if few else "")
 
 
 def _ranking(best: str, estimate: Estimate, rivals: Sequence[tuple[str, Estimate]], where: str, what: str = "return") -> str:
@@ -83,7 +109,7 @@ def _ranking(best: str, estimate: Estimate, rivals: Sequence[tuple[str, Estimate
     ahead = [(label, other) for label, other in rivals if not estimate.overlaps(other)]
     for word, few in (("It is ahead of", False), (f"With fewer than {ENOUGH_RUNS} runs, it only seems to be ahead of", True)):
         named = [
-            f"{label} by {number(estimate.value - other.value)} ({with_interval(other)})"
+            f"{label} ({with_interval(other)}) by {number(estimate.value - other.value)}"
             for label, other in ahead
             if (min(estimate.n, other.n) < ENOUGH_RUNS) == few
         ]
@@ -92,7 +118,7 @@ def _ranking(best: str, estimate: Estimate, rivals: Sequence[tuple[str, Estimate
     level = [f"{label} ({with_interval(other)})" for label, other in rivals if estimate.overlaps(other)]
     if level:
         single = estimate.n < 2 or any(other.n < 2 for _, other in rivals)
-        reason = "intervals overlap" + (" or a single run has none" if single else "")
+        reason = "intervals overlap" + (" or, of a single run, are unknown" if single else "")
         sentences.append(f"Not separable from it: {_listed(level)}, as {reason}.")
     return " ".join(sentences)
 
@@ -134,8 +160,12 @@ def _solved(task: TaskResult) -> list[str]:
 
 def _prices(task: TaskResult) -> list[str]:
     unit = SECONDS[task.axis]
+    solved = [one for one in task.algorithms if one.solving is not None and one.solving.reached == one.n]
+    if not solved or not task.break_even:
+        return []
+    quickest = min(solved, key=lambda one: float(one.solving.crossing.timesteps.mean()) if one.solving else math.inf).label
     found = []
-    for (a, b), price in task.break_even.items():
+    for (a, b), price in ((pair, price) for pair, price in task.break_even.items() if pair[0] == quickest):
         if price.kind == "above":
             found.append(
                 f"{a} is a cheaper way to {number(task.threshold)} than {b} once an environment step costs more than "
