@@ -69,6 +69,16 @@ def test_a_strangers_package_called_envs(content: str, tmp_path: pathlib.Path) -
     assert done.stdout.strip() == "learned"
 
 
+def test_comparing_imports_optional_packages_only_where_it_uses_them() -> None:
+    """So that training on a machine without them works, and what lacks them says so in a sentence."""
+    optional = ("scipy", "pandas", "matplotlib", "tensorboard", "rich")
+    for path in (ROOT / "sb3_dreamer" / "compare").glob("*.py"):
+        lines = [
+            line.split()[1].split(".")[0] for line in path.read_text().splitlines() if line.startswith(("import ", "from "))
+        ]
+        assert not set(optional) & set(lines), path
+
+
 def test_constraints_fix_the_versions_that_are_asked_for() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pins = {Requirement(line).name: Requirement(line) for line in lines}

@@ -199,7 +199,7 @@ def _algorithm(
     common = np.array([carried_forward(np.array([end]), run.timesteps, run.returns)[0] for run in runs])
     common = np.where(np.isnan(common), [run.returns[0] for run in runs], common)
     own = np.array([run.returns[-1] for run in runs])
-    areas = np.array([area_between(run, start, end) if end >= start else np.nan for run in runs])
+    areas = np.array([area_between(run, start, end) for run in runs])
     # Time passes between evaluations, too: here, and only here, a line between them is the better guess.
     spent = [np.interp(end, run.timesteps, getattr(run, axis)) for run in runs] if axis else [np.nan]
     return AlgorithmResult(

@@ -38,11 +38,13 @@ def area_under_curve(timesteps: np.ndarray, returns: np.ndarray) -> float:
 
 def area_between(run: RecordedRun, start: float, end: float) -> float:
     """
-    :param run: the run, which must have been evaluated at or before ``start`` and at or after ``end``
+    :param run: the run
     :param start: environment steps
     :param end: environment steps
-    :return: mean return from ``start`` to ``end``
+    :return: mean return from ``start`` to ``end``; NaN if it begins later, ends earlier, or there is nothing in between
     """
+    if not run.timesteps[0] <= start <= end <= run.timesteps[-1]:
+        return float("nan")
     inside = (run.timesteps > start) & (run.timesteps < end)
     first, last = carried_forward(np.array([start, end]), run.timesteps, run.returns)
     timesteps = np.concatenate([[start], run.timesteps[inside], [end] * (end > start)])

@@ -29,7 +29,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart, without the yellow that nobody sees on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C6BB1", "#999999")
+PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#8C6BB1",
+    "#999999",
+    "#A6761D",
+    "#B2182B",
+    "#66A61E",
+    "#525252",
+)
 _INK = "#1a2b3c"  # stands for the page's text colour until the SVG is written
 _WIDTH, _HEIGHT = 5.0, 3.4  # inches
 LARGEST_SVG = 400_000  # characters
@@ -87,8 +100,10 @@ def learning_curves(task: TaskResult, colour: Mapping[str, str], axis: str) -> P
     def draw(axes: "Axes") -> None:
         if logarithmic:
             axes.set_xscale("log")
+        # On a logarithmic axis the evaluation before training has no place; its seconds are not quite zero.
+        begin = min(_first_after_start(getattr(run, axis)) for one in drawn for run in one.runs) if logarithmic else -np.inf
         for one in drawn:
-            _curve(axes, one, colour[one.label], axis, logarithmic)
+            _curve(axes, one, colour[one.label], axis, begin)
         if task.threshold is not None:
             axes.axhline(task.threshold, color=_INK, linestyle="--", linewidth=0.8, alpha=0.7)
         if axis == "timesteps" and task.end < max(one.length[1] for one in drawn):
@@ -105,10 +120,10 @@ def learning_curves(task: TaskResult, colour: Mapping[str, str], axis: str) -> P
     return _picture(draw, f"Return against {name}", alt)
 
 
-def _curve(axes: "Axes", one: AlgorithmResult, colour: str, axis: str, logarithmic: bool) -> None:
+def _curve(axes: "Axes", one: AlgorithmResult, colour: str, axis: str, begin: float) -> None:
     for run in one.runs:
         x, y = _thinned(run, axis)
-        keep = x > 0 if logarithmic else np.ones(len(x), dtype=bool)
+        keep = x >= begin
         axes.plot(x[keep], y[keep], color=colour, linewidth=0.6, alpha=max(0.12, min(0.45, 3 / one.n)))
     label = f"{one.label} (n = {one.n})"
     together = on_common_axis(one.runs, axis, _POINTS)
@@ -117,9 +132,13 @@ def _curve(axes: "Axes", one: AlgorithmResult, colour: str, axis: str, logarithm
         return
     x, values = together
     center, low, high = bootstrap_curve(values)
-    keep = x > 0 if logarithmic else np.ones(len(x), dtype=bool)
+    keep = x >= begin
     axes.plot(x[keep], center[keep], color=colour, linewidth=2, label=label)
     axes.fill_between(x[keep], low[keep], high[keep], color=colour, alpha=0.2, linewidth=0)
+
+
+def _first_after_start(x: np.ndarray) -> float:
+    return float(x[min(1, len(x) - 1)]) if x[0] < 0.01 * x[-1] else float(x[0])
 
 
 def _thinned(run: RecordedRun, axis: str) -> tuple[np.ndarray, np.ndarray]:

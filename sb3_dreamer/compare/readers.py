@@ -276,7 +276,7 @@ def _read_table(path: Path) -> "pandas.DataFrame":
     # Recordings to which a column was appended may have kept a carriage return before it.
     text = path.read_bytes().decode("utf-8", errors="replace").replace("\r", "")
     try:
-        table = pandas.read_csv(io.StringIO(text))
+        table = pandas.read_csv(io.StringIO(text), keep_default_na=False)  # an algorithm may be called "None"
     except (ValueError, pandas.errors.ParserError) as error:
         raise ComparisonError(f"{path} is not a table of evaluations: {error}") from error
     missing = [column for column in COLUMNS if column not in table.columns]

@@ -57,7 +57,7 @@ def with_interval(estimate: Estimate | None) -> str:
     :param estimate: a statistic
     :return: it and its interval
     """
-    if estimate is None:
+    if estimate is None or math.isnan(estimate.value):
         return UNKNOWN
     if math.isnan(estimate.low):
         return f"{number(estimate.value)} [one run]"

@@ -82,6 +82,15 @@ def test_scores_at_the_common_length_and_at_the_own_end() -> None:
     assert b.seconds_at_common == pytest.approx(2 * 200 / 90)  # the clock runs between evaluations, too
 
 
+def test_runs_without_a_step_in_common() -> None:
+    late = run([5.0, 6.0], "late")
+    late = RecordedRun("Task-v0", "late", 0, Path(), late.timesteps + 500, late.returns, late.wall_seconds, late.cpu_seconds)
+    result = task(run([0.0, 4.0]), late)
+    assert {one.label: one.at_common.value for one in result.algorithms} == {"late": 5.0, "a": 4.0}
+    assert all(np.isnan(one.area.value) for one in result.algorithms)
+    assert any("no step in common" in note for note in result.notes)
+
+
 def test_returns_at_equal_seconds() -> None:
     cheap, dear = run([0.0, 1.0, 2.0, 3.0], cpu=1.0), run([0.0, 10.0, 20.0], label="b", cpu=4.0)
     result = task(cheap, dear)

@@ -173,6 +173,12 @@ def test_another_column_distinguishes_runs(tmp_path: Path) -> None:
     assert all(len(run.returns) == 4 for run in task.runs)
 
 
+def test_an_algorithm_may_be_called_none(tmp_path: Path) -> None:
+    write_recording(tmp_path, "Task-v0", ["None", "nan"])
+    (task,) = find_tasks(tmp_path)
+    assert {run.label for run in task.runs} == {"None", "nan"}
+
+
 def test_own_recordings_can_be_read() -> None:
     tasks = {task.name: task for task in find_tasks(BENCHMARKS / "toy")}
     pendulum = tasks["ContinuousPendulum-v0"]
