@@ -1,32 +1,21 @@
-"""
-The figures of a report, as SVG to stand inside a page (or PNG, where the SVG would be too large).
+"""The figures of a report: curves, returns, who reached the threshold, cost, aggregates and profiles."""
 
-Ink is the page's own text colour, so that they can be read on light and dark ground. Each figure is narrow enough for a
-phone; the page puts them side by side where there is room.
-"""
-
-import base64
-import io
-import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sb3_dreamer.compare.analysis import AlgorithmResult, Overall, TaskResult
 from sb3_dreamer.compare.costs import pareto_front
 from sb3_dreamer.compare.curves import on_common_axis
+from sb3_dreamer.compare.drawing import INK, Picture, picture
+from sb3_dreamer.compare.formatting import SECONDS, number, with_interval
 from sb3_dreamer.compare.intervals import Estimate, bootstrap_curve, survival_curve
 from sb3_dreamer.compare.plots import differ_much
 from sb3_dreamer.compare.readers import RecordedRun
-from sb3_dreamer.compare.tables import SECONDS, number, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which most colour-blind people can tell apart, without the yellow that nobody sees on white.
 PALETTE = (
@@ -43,37 +32,7 @@ PALETTE = (
     "#66A61E",
     "#525252",
 )
-_INK = "#1a2b3c"  # stands for the page's text colour until the SVG is written
-_WIDTH, _HEIGHT = 5.0, 3.4  # inches
-LARGEST_SVG = 400_000  # characters
 _POINTS = 120  # of a curve
-_STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, readable, found by a search
-    "svg.hashsalt": "sb3_dreamer",
-    "font.size": 9,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.framealpha": 0.0,
-    "legend.fontsize": 8,
-    **{
-        f"{name}": _INK
-        for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
-    },
-    "grid.alpha": 0.15,
-    "axes.grid": True,
-    "text.parse_math": False,  # a label may hold a dollar
-}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure ready for a page."""
-
-    markup: str  # an ``<svg>`` or an ``<img>``
-    title: str
-    alt: str
 
 
 def colours(labels: Sequence[str]) -> dict[str, str]:
@@ -105,9 +64,9 @@ def learning_curves(task: TaskResult, colour: Mapping[str, str], axis: str) -> P
         for one in drawn:
             _curve(axes, one, colour[one.label], axis, begin)
         if task.threshold is not None:
-            axes.axhline(task.threshold, color=_INK, linestyle="--", linewidth=0.8, alpha=0.7)
+            axes.axhline(task.threshold, color=INK, linestyle="--", linewidth=0.8, alpha=0.7)
         if axis == "timesteps" and task.end < max(one.length[1] for one in drawn):
-            axes.axvline(task.end, color=_INK, linestyle=":", linewidth=0.8, alpha=0.7)
+            axes.axvline(task.end, color=INK, linestyle=":", linewidth=0.8, alpha=0.7)
         axes.set_xlabel(name)
         axes.set_ylabel("return of an evaluation episode")
 
@@ -117,7 +76,7 @@ def learning_curves(task: TaskResult, colour: Mapping[str, str], axis: str) -> P
         f"Return against {name} on {task.name}: thin lines are single runs, thick ones their interquartile mean, bands its "
         f"95 % interval. {ends}.{threshold} Dotted, if there: the shortest run's end."
     )
-    return _picture(draw, f"Return against {name}", alt)
+    return picture(draw, f"Return against {name}", alt)
 
 
 def _curve(axes: "Axes", one: AlgorithmResult, colour: str, axis: str, begin: float) -> None:
@@ -164,16 +123,16 @@ def final_returns(task: TaskResult, colour: Mapping[str, str]) -> Picture:
                 axes.plot(values, np.full(len(values), y), "|", color=colour[one.label], alpha=0.6, markersize=9)
                 _interval(axes, estimate, y, colour[one.label], marker)
         if different:
-            axes.plot([], [], "o", color=_INK, label=f"at {number(task.end)} steps")
-            axes.plot([], [], "D", color=_INK, markerfacecolor="none", label="at its own end")
+            axes.plot([], [], "o", color=INK, label=f"at {number(task.end)} steps")
+            axes.plot([], [], "D", color=INK, markerfacecolor="none", label="at its own end")
         if task.threshold is not None:
-            axes.axvline(task.threshold, color=_INK, linestyle="--", linewidth=0.8, alpha=0.7)
+            axes.axvline(task.threshold, color=INK, linestyle="--", linewidth=0.8, alpha=0.7)
         _rows(axes, [one.label for one in task.algorithms])
         axes.set_xlabel("return")
 
     values = "; ".join(f"{one.label} {with_interval(one.at_common)}" for one in task.algorithms)
     alt = f"Returns of all runs on {task.name} at {number(task.end)} steps, interquartile mean and 95 % interval: {values}."
-    return _picture(draw, "Final returns", alt, height=1.1 + 0.55 * len(task.algorithms) + 0.3 * different)
+    return picture(draw, "Final returns", alt, height=1.1 + 0.55 * len(task.algorithms) + 0.3 * different)
 
 
 def _interval(axes: "Axes", estimate: Estimate, y: float, colour: str, marker: str) -> None:
@@ -222,7 +181,7 @@ def solved_share(task: TaskResult, colour: Mapping[str, str]) -> Picture | None:
         f"Share of runs that have reached {number(task.threshold)} on {task.name}, by steps: in the end {reached}. "
         "A vertical tick marks the end of runs that never did."
     )
-    return _picture(draw, "Who has reached the threshold", alt)
+    return picture(draw, "Who has reached the threshold", alt)
 
 
 def pareto(task: TaskResult, colour: Mapping[str, str]) -> Picture | None:
@@ -243,7 +202,7 @@ def pareto(task: TaskResult, colour: Mapping[str, str]) -> Picture | None:
         if differ_much(list(cost)):
             axes.set_xscale("log")
         order = np.argsort(cost[front])
-        axes.plot(cost[front][order], score[front][order], color=_INK, linewidth=1, alpha=0.5, zorder=1)
+        axes.plot(cost[front][order], score[front][order], color=INK, linewidth=1, alpha=0.5, zorder=1)
         for one, x in zip(task.algorithms, cost, strict=True):
             estimate = one.at_own
             if np.isfinite(estimate.low):
@@ -259,7 +218,7 @@ def pareto(task: TaskResult, colour: Mapping[str, str]) -> Picture | None:
     alt = (
         f"Return against cost on {task.name}: {points}. No other algorithm is both cheaper and better than {', '.join(names)}."
     )
-    return _picture(draw, "Return and cost (Pareto)", alt)
+    return picture(draw, "Return and cost (Pareto)", alt)
 
 
 def aggregate(overall: Overall, name: str, colour: Mapping[str, str]) -> Picture:
@@ -282,9 +241,7 @@ def aggregate(overall: Overall, name: str, colour: Mapping[str, str]) -> Picture
 
     values = "; ".join(f"{label} {with_interval(estimate)}" for label, estimate in estimates.items())
     title = name[0].upper() + name[1:]
-    return _picture(
-        draw, title, f"{title} of the normalised scores with 95 % intervals: {values}.", 0.9 + 0.4 * len(estimates)
-    )
+    return picture(draw, title, f"{title} of the normalised scores with 95 % intervals: {values}.", 0.9 + 0.4 * len(estimates))
 
 
 def profiles(overall: Overall, colour: Mapping[str, str]) -> Picture:
@@ -307,65 +264,4 @@ def profiles(overall: Overall, colour: Mapping[str, str]) -> Picture:
         f"{label} {np.interp(0.5, overall.thresholds, overall.profiles[label][0]):.0%}" for label in overall.labels
     )
     alt = f"Performance profiles: share of runs above a normalised score, with 95 % bands. Above one half: {halves}."
-    return _picture(draw, "Performance profiles", alt)
-
-
-def _picture(draw: Callable[["Axes"], None], title: str, alt: str, height: float = _HEIGHT) -> Picture:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = _STYLE
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        axes = figure.add_subplot()
-        draw(axes)
-        _finish(figure, axes)
-        content = io.StringIO()
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        svg = content.getvalue()
-        if len(svg) > LARGEST_SVG:
-            return Picture(_png(figure, alt), title, alt)
-    return Picture(_inline(svg, alt), title, alt)
-
-
-def _finish(figure: "Figure", axes: "Axes") -> None:
-    """Plain numbers along the axes, and the legend below, where it hides nothing."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
-
-    plain = FuncFormatter(lambda value, _: number(value))
-    axes.xaxis.set_major_formatter(plain)
-    if axes.get_xscale() == "log":
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    if not isinstance(axes.yaxis.get_major_locator(), FixedLocator):  # names stand there
-        axes.yaxis.set_major_formatter(plain)
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        columns = 3 if max(map(len, labels)) < 17 else 2 if max(map(len, labels)) < 27 else 1
-        rows = -(-len(handles) // columns)
-        figure.set_figheight(figure.get_figheight() + 0.2 * rows)
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-
-
-def _png(figure: "Figure", alt: str) -> str:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150, facecolor="white")
-    data = base64.b64encode(content.getvalue()).decode("ascii")
-    return f'<img class="opaque" src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-
-
-def _inline(svg: str, alt: str) -> str:
-    """Make a file into an element: no header, no size of its own, no identifier that another figure may have as well."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
-    prefix = f"f{zlib.crc32((alt + svg).encode()):x}-"
-    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", svg)
-    svg = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", svg)
-    svg = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]+\")[^>]*>", rf'<svg \1 role="img" aria-label="{_safe(alt)}">', svg, count=1)
-    svg = re.sub(r"\n\s*", "\n", svg).replace(_INK, "currentColor")
-    return svg.replace("xlink:href", "href").strip()
-
-
-def _safe(text: str) -> str:
-    """:return: the text for an attribute, and for a pattern's replacement"""
-    return escape(text).replace("\\", "\\\\")
+    return picture(draw, "Performance profiles", alt)

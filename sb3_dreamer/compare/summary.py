@@ -4,8 +4,8 @@ import re
 
 from sb3_dreamer.compare import tables, words
 from sb3_dreamer.compare.analysis import Analysis, TaskResult
+from sb3_dreamer.compare.formatting import Table
 from sb3_dreamer.compare.reproduce import commands
-from sb3_dreamer.compare.tables import Table
 
 
 def markdown(analysis: Analysis, title: str) -> str:

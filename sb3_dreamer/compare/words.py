@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 
 from sb3_dreamer.compare.analysis import AlgorithmResult, Analysis, Overall, TaskResult
+from sb3_dreamer.compare.formatting import SECONDS, number, with_interval
 from sb3_dreamer.compare.intervals import Estimate
 from sb3_dreamer.compare.statistics import ENOUGH_RUNS
-from sb3_dreamer.compare.tables import SECONDS, lengths, number, with_interval
+from sb3_dreamer.compare.tables import lengths
 
 
 def short_answer(analysis: Analysis) -> list[str]:

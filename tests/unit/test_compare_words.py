@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from recorded import META, settings
 
-from sb3_dreamer.compare import tables, words
+from sb3_dreamer.compare import formatting, tables, words
 from sb3_dreamer.compare.__main__ import build_parser
 from sb3_dreamer.compare.analysis import Analysis, TaskResult, analyse
 from sb3_dreamer.compare.intervals import Estimate
@@ -54,13 +54,13 @@ def task(*groups: list[RecordedRun], threshold: float | None = None, unfinished:
     ],
 )
 def test_numbers(value: float | None, text: str) -> None:
-    assert tables.number(value) == text
+    assert formatting.number(value) == text
 
 
 def test_intervals() -> None:
-    assert tables.with_interval(Estimate(1.0, 0.5, 2.0, 5)) == "1 [0.5, 2]"
-    assert tables.with_interval(Estimate(1.0, math.nan, math.nan, 1)) == "1 [one run]"
-    assert tables.with_interval(None) == "unknown"
+    assert formatting.with_interval(Estimate(1.0, 0.5, 2.0, 5)) == "1 [0.5, 2]"
+    assert formatting.with_interval(Estimate(1.0, math.nan, math.nan, 1)) == "1 [one run]"
+    assert formatting.with_interval(None) == "unknown"
 
 
 def test_ahead_if_the_intervals_are_apart_and_there_are_enough_runs() -> None:
