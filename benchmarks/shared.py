@@ -5,7 +5,8 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from sb3_dreamer.compare.records import cpu_model, installed_versions, write_json
+from sb3_dreamer.compare.machine import cpu_model, installed_versions
+from sb3_dreamer.compare.records import write_json
 
 
 def parse_arguments(description: str | None, tasks: Iterable[str]) -> argparse.Namespace:

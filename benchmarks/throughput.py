@@ -20,7 +20,7 @@ from gymnasium import spaces
 from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_dreamer import DREAMER_V3, Dreamer
-from sb3_dreamer.compare.records import cpu_model, installed_versions
+from sb3_dreamer.compare.machine import cpu_model, installed_versions
 from sb3_dreamer.world_models import ModelSize
 
 RESULTS = Path(__file__).parent / "results" / "throughput"

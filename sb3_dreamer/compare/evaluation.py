@@ -1,9 +1,11 @@
 """Evaluation on a fixed grid of steps and with fixed starts, which leaves the training as if it had not happened."""
 
 import random
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch as th
@@ -18,7 +20,7 @@ from stable_baselines3.common.vec_env import (
     sync_envs_normalization,
 )
 
-from sb3_dreamer.compare.environments import build_vec_env, env_name
+from sb3_dreamer.compare.environments import build_vec_env
 from sb3_dreamer.compare.records import Episode, Row, RunSpec
 
 # Episode i of every evaluation of every run is reset with seed EVAL_SEED + i.
@@ -87,11 +89,42 @@ def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
     return returns
 
 
+def action_latency(spec: RunSpec, model: BaseAlgorithm, max_calls: int = 100, max_seconds: float = 2.0) -> float:
+    """
+    How long the trained policy takes to act, one environment at a time.
+
+    :param spec: the run
+    :param model: its algorithm
+    :param max_calls: calls to measure
+    :param max_seconds: stop after so many, at least one call
+    :return: milliseconds of a call of ``predict``, the median
+    """
+    env = build_eval_env(replace(spec, n_eval_episodes=1), model)
+    seconds: list[float] = []
+    with preserved_random_state():
+        set_random_seed(EVAL_SEED)
+        env.seed(EVAL_SEED)
+        observations, state, episode_starts = env.reset(), None, np.ones(1, dtype=bool)
+        while len(seconds) < max_calls + 1 and sum(seconds[1:]) < max_seconds:
+            start = time.perf_counter()
+            actions, state = model.predict(
+                observations,  # type: ignore[arg-type]
+                state=state,
+                episode_start=episode_starts,
+                deterministic=True,
+            )
+            seconds.append(time.perf_counter() - start)
+            observations, _, episode_starts, _ = env.step(actions)
+    env.close()
+    return 1000 * statistics.median(seconds[1:])  # the first call of all makes caches
+
+
 class TrainingClock:
     """Wall and CPU seconds of this process, stopped while it does something else than train."""
 
     def __init__(self) -> None:
         self._wall_start, self._cpu_start = time.perf_counter(), time.process_time()
+        self.stopped_wall_seconds, self.stopped_cpu_seconds = 0.0, 0.0
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -99,12 +132,23 @@ class TrainingClock:
         try:
             yield
         finally:
-            self._wall_start += time.perf_counter() - wall
-            self._cpu_start += time.process_time() - cpu
+            self.stopped_wall_seconds += time.perf_counter() - wall
+            self.stopped_cpu_seconds += time.process_time() - cpu
 
     def read(self) -> tuple[float, float]:
         """:return: wall seconds and CPU seconds (all threads) since the start"""
-        return time.perf_counter() - self._wall_start, time.process_time() - self._cpu_start
+        wall, cpu = time.perf_counter() - self._wall_start, time.process_time() - self._cpu_start
+        return wall - self.stopped_wall_seconds, cpu - self.stopped_cpu_seconds
+
+    def timings(self) -> dict[str, float]:
+        """:return: seconds so far, of training and of evaluation, as ``meta.json`` has them"""
+        wall, cpu = self.read()
+        return {
+            "wall_seconds": round(wall, 3),
+            "cpu_seconds": round(cpu, 3),
+            "evaluation_wall_seconds": round(self.stopped_wall_seconds, 3),
+            "evaluation_cpu_seconds": round(self.stopped_cpu_seconds, 3),
+        }
 
 
 class GridEvaluation(BaseCallback):
@@ -165,7 +209,7 @@ class GridEvaluation(BaseCallback):
             for step in reached:
                 self.on_row(
                     Row(
-                        env=env_name(self.spec.env_id),
+                        env=self.spec.env,
                         algo=self.spec.algo,
                         seed=self.spec.seed,
                         timesteps=step,

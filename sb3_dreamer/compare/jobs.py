@@ -1,27 +1,16 @@
-"""Many runs, each a process of its own, a fixed number of them at once."""
+"""Many runs, some at once: an engine starts them, this hears what becomes of them and starts again what was lost."""
 
-import json
-import os
 import queue
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import cloudpickle
-
+from sb3_dreamer.compare.processes import RunProcess
 from sb3_dreamer.compare.progress import Progress
-from sb3_dreamer.compare.records import RunSpec
-
-# Before numpy and torch are imported, this is the only way to hold their thread pools back.
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-
-# What a run's reader thread puts into the queue: its message, None after the last one.
-_Inbox = queue.Queue[tuple[RunSpec, dict[str, Any] | None]]
+from sb3_dreamer.compare.records import RunSpec, begin_attempt
 
 
 @dataclass(frozen=True)
@@ -32,102 +21,130 @@ class FailedRun:
     seed: int
     exit_code: int
     log: Path
+    env: str = ""
+
+    @property
+    def error(self) -> Path:
+        """The file with the end of the log."""
+        return self.log.with_name("error.txt")
 
 
-def available_cpus() -> int:
-    """:return: number of cores this process may use"""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass(frozen=True)
+class Ended:
+    """The last that an engine says of a run."""
+
+    exit_code: int
+    lost: bool = False  # something from outside ended it (a signal, a machine that went): worth another attempt
+
+
+Inbox = queue.Queue[tuple[RunSpec, "dict[str, Any] | Ended"]]
+"""What the engine puts in: the messages of ``RunProcess`` as they come, and :class:`Ended` once for each run."""
+
+
+class Engine(Protocol):
+    """Where runs are carried out."""
+
+    slots: int | None
+    """How many runs may be started before one has ended, None for any number."""
+
+    def start(self, spec: RunSpec, inbox: Inbox) -> None:
+        """
+        Start a run and return at once.
+
+        :param spec: the run
+        :param inbox: for its messages and its end
+        """
+
+    def close(self) -> None:
+        """End what still runs, and the engine itself."""
+
+
+class LocalEngine:
+    """
+    Processes on this machine.
+
+    :param slots: how many at once
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots: int | None = slots
+        self._running: dict[Path, RunProcess] = {}
+
+    def start(self, spec: RunSpec, inbox: Inbox) -> None:
+        """
+        :param spec: the run
+        :param inbox: for its messages and its end
+        """
+        process = RunProcess(spec, begin_attempt(spec))
+        self._running[spec.folder] = process
+        threading.Thread(target=self._follow, args=(spec, process, inbox), daemon=True).start()
+
+    def _follow(self, spec: RunSpec, process: RunProcess, inbox: Inbox) -> None:
+        for message in process.messages():
+            inbox.put((spec, message))
+        exit_code = process.wait()
+        self._running.pop(spec.folder, None)
+        inbox.put((spec, Ended(exit_code, lost=exit_code < 0)))
+
+    def close(self) -> None:
+        """End the processes that still run."""
+        for process in list(self._running.values()):
+            process.end()
 
 
 def run_jobs(
-    specs: Sequence[RunSpec], jobs: int, progress: Progress, on_finished: Callable[[], object] = lambda: None
+    specs: Sequence[RunSpec],
+    engine: Engine,
+    progress: Progress,
+    on_finished: Callable[[RunSpec], object] = lambda spec: None,
+    retries: int = 2,
 ) -> list[FailedRun]:
     """
-    Carry out the runs in their order. If anything interrupts this, the processes it has started are ended.
+    Carry out the runs in their order. If anything interrupts this, those that have been started are ended.
 
     :param specs: the runs
-    :param jobs: how many processes at once
+    :param engine: where; closed at the end
     :param progress: is told what happens
     :param on_finished: called after each run that has reached its end
+    :param retries: how often a run is started again that something from outside has ended; one whose algorithm raises an
+        error would only raise it again
     :return: the runs that failed
     """
-    waiting = deque(specs)
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+    waiting, n_running = deque(specs), 0
     failures: list[FailedRun] = []
-    inbox: _Inbox = queue.Queue()
+    lost: dict[Path, int] = {}
+    inbox: Inbox = queue.Queue()
     try:
-        while waiting or processes:
-            while waiting and len(processes) < jobs:
+        while waiting or n_running:
+            while waiting and (engine.slots is None or n_running < engine.slots):
                 spec = waiting.popleft()
                 progress.started(spec)
-                processes[spec.label] = _start(spec, inbox)
+                engine.start(spec, inbox)
+                n_running += 1
             try:
                 spec, message = inbox.get(timeout=1.0)  # not for ever: on Windows, Ctrl-C would wait as well
             except queue.Empty:
                 continue
-            if message is not None:
+            if not isinstance(message, Ended):
                 _tell(progress, spec, message)
                 continue
-            exit_code = processes.pop(spec.label).wait()
-            if exit_code == 0:
+            n_running -= 1
+            if message.exit_code == 0:
                 progress.finished(spec)
-                on_finished()
+                on_finished(spec)
+            elif message.lost and lost.get(spec.folder, 0) < retries:
+                lost[spec.folder] = lost.get(spec.folder, 0) + 1
+                progress.lost(spec)
+                waiting.appendleft(spec)
             else:
-                failures.append(FailedRun(spec.algo, spec.seed, exit_code, spec.log_path))
+                failures.append(FailedRun(spec.algo, spec.seed, message.exit_code, spec.log_path, spec.env))
                 progress.failed(spec)
     finally:
-        _end(list(processes.values()))
+        engine.close()
     return failures
-
-
-def _start(spec: RunSpec, inbox: _Inbox) -> subprocess.Popen[bytes]:
-    """Start one run; a thread passes on what it says."""
-    spec.log_path.parent.mkdir(parents=True, exist_ok=True)
-    # The run can import what this process could import, wherever that came from.
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    with spec.log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "sb3_dreamer.compare.runner"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
-        )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(cloudpickle.dumps(replace(spec, out=spec.out.resolve())))
-        process.stdin.close()
-    except BrokenPipeError:
-        pass  # it died at once; its exit code and its log say why
-    threading.Thread(target=_read, args=(spec, process, inbox), daemon=True).start()
-    return process
-
-
-def _read(spec: RunSpec, process: subprocess.Popen[bytes], inbox: _Inbox) -> None:
-    assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            try:
-                message = json.loads(line)
-            except ValueError:
-                continue  # something printed while it was being imported
-            if isinstance(message, dict):
-                inbox.put((spec, message))
-    inbox.put((spec, None))
 
 
 def _tell(progress: Progress, spec: RunSpec, message: dict[str, Any]) -> None:
     progress.stepped(spec, message["timesteps"])
     if "return" in message:
         progress.evaluated(spec, message["timesteps"], message["return"], message["cpu_seconds"])
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -1,6 +1,8 @@
 """Live progress of a comparison: bars in a terminal, plain lines elsewhere, or nothing."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,22 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Hears what happens to the runs and keeps quiet about it; the base of those that show it."""
+    """
+    Hears what happens to the runs and keeps quiet about it; the base of those that show it.
+
+    :param specs: all runs, also those that have finished before
+    """
+
+    def __init__(self, specs: Sequence[RunSpec] = ()) -> None:
+        self.n_runs, self.n_done = len(specs), 0
+        self._several = len({spec.env for spec in specs}) > 1
+
+    def name(self, spec: RunSpec) -> str:
+        """
+        :param spec: a run
+        :return: how it is called here, with its environment if there are several
+        """
+        return f"{spec.env} {spec.label}" if self._several else spec.label
 
     def __enter__(self) -> "Progress":
         return self
@@ -42,6 +59,9 @@ class Progress:
     def finished(self, spec: RunSpec) -> None:
         """:param spec: a run that has reached its end"""
 
+    def lost(self, spec: RunSpec) -> None:
+        """:param spec: a run that something from outside has ended and that will start again"""
+
     def failed(self, spec: RunSpec) -> None:
         """:param spec: a run that ended with an error"""
 
@@ -50,14 +70,11 @@ class PlainProgress(Progress):
     """
     One line an event, for logs and pipes.
 
-    :param n_runs: number of runs of the whole comparison
+    :param specs: all runs, also those that have finished before
     """
 
-    def __init__(self, n_runs: int) -> None:
-        self.n_runs, self.n_done = n_runs, 0
-
     def _print(self, spec: RunSpec, text: str) -> None:
-        print(f"[{self.n_done}/{self.n_runs}] {spec.label}: {text}", flush=True)
+        print(f"[{self.n_done}/{self.n_runs}] {self.name(spec)}: {text}", flush=True)
 
     def skipped(self, spec: RunSpec) -> None:
         self.n_done += 1
@@ -73,23 +90,25 @@ class PlainProgress(Progress):
         self.n_done += 1
         self._print(spec, "finished")
 
+    def lost(self, spec: RunSpec) -> None:
+        self._print(spec, "lost, it starts again")
+
     def failed(self, spec: RunSpec) -> None:
         self.n_done += 1
-        self._print(spec, f"FAILED, see {spec.log_path}")
+        self._print(spec, f"FAILED, see {spec.error_path}")
 
 
 class RichProgress(Progress):
     """
     A bar for each running job, and one for all of them with the time that is left.
 
-    :param n_runs: number of runs of the whole comparison
-    :param total_timesteps: length of a run
+    :param specs: all runs, also those that have finished before
     """
 
-    def __init__(self, n_runs: int, total_timesteps: int) -> None:
+    def __init__(self, specs: Sequence[RunSpec]) -> None:
         from rich import progress as bars
 
-        self.n_runs, self.n_done, self.total_timesteps = n_runs, 0, total_timesteps
+        super().__init__(specs)
         self._bars = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -98,9 +117,10 @@ class RichProgress(Progress):
             bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[note]}"),
         )
-        self._ids: dict[str, TaskID] = {}
-        self._steps: dict[str, int] = {}
-        self._all = self._bars.add_task("all runs", total=n_runs * total_timesteps, note=f"0/{n_runs}")
+        self._ids: dict[Path, TaskID] = {}
+        self._steps: dict[Path, int] = {}
+        total = sum(spec.total_timesteps for spec in specs)
+        self._all = self._bars.add_task("all runs", total=total, note=f"0/{self.n_runs}")
 
     def __enter__(self) -> "RichProgress":
         self._bars.start()
@@ -110,45 +130,52 @@ class RichProgress(Progress):
         self._bars.stop()
 
     def _advance(self, spec: RunSpec, timesteps: int) -> None:
-        self._steps[spec.label] = min(timesteps, self.total_timesteps)
+        self._steps[spec.folder] = min(timesteps, spec.total_timesteps)
         self._bars.update(self._all, completed=sum(self._steps.values()), note=f"{self.n_done}/{self.n_runs}")
+
+    def _remove(self, spec: RunSpec) -> None:
+        task = self._ids.pop(spec.folder, None)
+        if task is not None:
+            self._bars.remove_task(task)
 
     def _ended(self, spec: RunSpec) -> None:
         self.n_done += 1
-        self._advance(spec, self.total_timesteps)
-        task = self._ids.pop(spec.label, None)
-        if task is not None:
-            self._bars.remove_task(task)
+        self._advance(spec, spec.total_timesteps)
+        self._remove(spec)
 
     def skipped(self, spec: RunSpec) -> None:
         self._ended(spec)
 
     def started(self, spec: RunSpec) -> None:
-        self._ids[spec.label] = self._bars.add_task(spec.label, total=spec.total_timesteps, note="starting")
+        self._ids[spec.folder] = self._bars.add_task(self.name(spec), total=spec.total_timesteps, note="starting")
 
     def stepped(self, spec: RunSpec, timesteps: int) -> None:
-        self._bars.update(self._ids[spec.label], completed=timesteps)
+        self._bars.update(self._ids[spec.folder], completed=timesteps)
         self._advance(spec, timesteps)
 
     def evaluated(self, spec: RunSpec, timesteps: int, mean_return: float, cpu_seconds: float) -> None:
-        self._bars.update(self._ids[spec.label], note=f"return {mean_return:.2f}")
+        self._bars.update(self._ids[spec.folder], note=f"return {mean_return:.2f}")
 
     def finished(self, spec: RunSpec) -> None:
         self._ended(spec)
-        self._bars.console.print(f"{spec.label}: finished")
+        self._bars.console.print(f"{self.name(spec)}: finished")
+
+    def lost(self, spec: RunSpec) -> None:
+        self._remove(spec)
+        self._advance(spec, 0)
+        self._bars.console.print(f"{self.name(spec)}: lost, it starts again", style="yellow")
 
     def failed(self, spec: RunSpec) -> None:
         self._ended(spec)
-        self._bars.console.print(f"{spec.label}: FAILED, see {spec.log_path}", style="red")
+        self._bars.console.print(f"{self.name(spec)}: FAILED, see {spec.error_path}", style="red")
 
 
-def make_progress(show: bool, n_runs: int, total_timesteps: int) -> Progress:
+def make_progress(show: bool, specs: Sequence[RunSpec]) -> Progress:
     """
     :param show: False keeps quiet
-    :param n_runs: number of runs of the whole comparison
-    :param total_timesteps: length of a run
+    :param specs: all runs, also those that have finished before
     :return: the progress that suits the place where standard output goes
     """
     if not show:
-        return Progress()
-    return RichProgress(n_runs, total_timesteps) if sys.stdout.isatty() else PlainProgress(n_runs)
+        return Progress(specs)
+    return RichProgress(specs) if sys.stdout.isatty() else PlainProgress(specs)

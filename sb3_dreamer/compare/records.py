@@ -4,7 +4,8 @@ import csv
 import dataclasses
 import inspect
 import json
-import platform
+import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.environments import env_name
 from sb3_dreamer.compare.errors import ComparisonError
+from sb3_dreamer.compare.machine import cpu_model, installed_versions
 from sb3_dreamer.compare.settings import default_settings
 from sb3_dreamer.version import __version__
 
@@ -36,7 +38,7 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of the training, one line of a run's ``.episodes.csv``."""
+    """One episode of the training, one line of a run's ``episodes.csv``."""
 
     timesteps: int  # environment steps of the run when it ended
     episode_return: float  # undiscounted and unnormalised, of the policy that explores
@@ -52,34 +54,69 @@ class RunSpec:
 
     env_id: str
     env_kwargs: Mapping[str, Any]
-    algo: str
+    algo: str  # the name that it has in files and tables
     seed: int
     total_timesteps: int
     eval_every: int
     n_eval_episodes: int
     hyperparameters: Mapping[str, Any]
     device: str
-    out: Path
+    out: Path  # folder of the results of this environment
+    algorithm: str = ""  # what it is: a name that we know, or "module:Class"; by default what ``algo`` says
+
+    def __post_init__(self) -> None:
+        if not self.algorithm:
+            object.__setattr__(self, "algorithm", self.algo)
+
+    @property
+    def env(self) -> str:
+        """The environment's name in files and tables."""
+        return env_name(self.env_id)
 
     @property
     def label(self) -> str:
         return f"{self.algo} seed {self.seed}"
 
     @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.out / "runs" / f"{self.algo}-seed{self.seed}"
+
+    @property
     def rows_path(self) -> Path:
-        return self.out / "runs" / f"{self.algo}-seed{self.seed}.csv"
+        return self.folder / "evaluations.csv"
 
     @property
     def episodes_path(self) -> Path:
-        return self.out / "runs" / f"{self.algo}-seed{self.seed}.episodes.csv"
+        return self.folder / "episodes.csv"
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / "model.zip"
+
+    @property
+    def normalization_path(self) -> Path:
+        """Statistics of ``VecNormalize``, of a run that has one."""
+        return self.folder / "vecnormalize.pkl"
 
     @property
     def done_path(self) -> Path:
-        return self.out / "runs" / f"{self.algo}-seed{self.seed}.json"
+        """Written last: where it is, the run has finished and the other files are complete."""
+        return self.folder / "meta.json"
+
+    @property
+    def error_path(self) -> Path:
+        """Why the last attempt failed, until one succeeds."""
+        return self.folder / "error.txt"
 
     @property
     def log_path(self) -> Path:
-        return self.out / "logs" / f"{self.algo}-{self.seed}.log"
+        return self.folder / "log.txt"
+
+    @property
+    def attempts_path(self) -> Path:
+        """How often the run has been started, until it has finished."""
+        return self.folder / "attempts.txt"
 
     @property
     def grid(self) -> list[int]:
@@ -90,15 +127,16 @@ class RunSpec:
         """:return: what two runs must have in common to be the same run, as JSON can hold it"""
         return _plain(
             {
-                "env": env_name(self.env_id),
+                "env": self.env,
                 "env_kwargs": self.env_kwargs,
                 "algo": self.algo,
+                "algorithm": self.algorithm,
                 "seed": self.seed,
                 "total_timesteps": self.total_timesteps,
                 "eval_every": self.eval_every,
                 "n_eval_episodes": self.n_eval_episodes,
                 "hyperparameters": self.hyperparameters,
-                "defaults": default_settings(self.algo),
+                "defaults": default_settings(self.algorithm),
                 "device": self.device,
                 "sb3_dreamer": __version__,
             }
@@ -127,7 +165,7 @@ def _plain(value: Any) -> Any:
         return value
     if inspect.isclass(value) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # an address is another one in each process
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -192,24 +230,52 @@ def read_episodes(path: Path) -> list[Episode]:
         return [Episode(int(line["timesteps"]), float(line["return"]), int(line["length"])) for line in csv.DictReader(file)]
 
 
-def finish(spec: RunSpec, rows: Iterable[Row], n_parameters: int, episodes: Iterable[Episode] = ()) -> None:
+def begin_attempt(spec: RunSpec) -> int:
     """
-    Leave a finished run's files; the ``.json`` comes last and says that the others are complete.
+    Clear away what an attempt left that did not reach its end, so that no file ever mixes two of them, and count this one.
+
+    :param spec: the run, which has not finished
+    :return: how often it has been started, this time included
+    """
+    for path in (spec.done_path, spec.rows_path, spec.episodes_path, spec.model_path, spec.normalization_path):
+        path.unlink(missing_ok=True)
+    try:
+        attempt = int(spec.attempts_path.read_text(encoding="ascii")) + 1
+    except (FileNotFoundError, ValueError):
+        attempt = 1
+    write_atomically(spec.attempts_path, lambda temporary: temporary.write_text(str(attempt), encoding="ascii"))
+    return attempt
+
+
+def finish(
+    spec: RunSpec,
+    rows: Iterable[Row],
+    n_parameters: int,
+    episodes: Iterable[Episode] = (),
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """
+    Leave a finished run's files; ``meta.json`` comes last and says that the others are complete.
 
     :param spec: the run
     :param rows: its evaluations
     :param n_parameters: number of trained parameters
     :param episodes: those of the training
+    :param details: what else ``meta.json`` is to hold
     """
     write_rows(spec.rows_path, rows)
     write_episodes(spec.episodes_path, episodes)
     content = {
         "settings": spec.settings(),
+        "env_id": spec.env_id,
         "n_parameters": n_parameters,
         "versions": installed_versions(),
         "cpu_model": cpu_model(),
+        **(details or {}),
     }
+    spec.error_path.unlink(missing_ok=True)
     write_json(spec.done_path, content)
+    spec.attempts_path.unlink(missing_ok=True)
 
 
 def read_finished(spec: RunSpec) -> FinishedRun | None:
@@ -227,19 +293,50 @@ def read_finished(spec: RunSpec) -> FinishedRun | None:
             + "\n  ".join(differences)
             + "\nChoose another --out, or pass --overwrite to run it anew."
         )
+    return _read(spec, done)
+
+
+def _read(spec: RunSpec, done: Mapping[str, Any]) -> FinishedRun:
     rows = tuple(read_rows(spec.rows_path))
     episodes = tuple(read_episodes(spec.episodes_path)) if spec.episodes_path.exists() else ()
     return FinishedRun(spec, rows, done["n_parameters"], done["versions"], done["cpu_model"], episodes)
 
 
+def read_runs(out: Path) -> list[FinishedRun]:
+    """
+    :param out: folder of the results of one environment
+    :return: its finished runs, as their files describe them, whatever has been asked for
+    """
+    runs = []
+    for path in sorted((out / "runs").glob("*/meta.json")):
+        done = json.loads(path.read_text(encoding="utf-8"))
+        settings = {key: value for key, value in done["settings"].items() if key not in ("env", "defaults", "sb3_dreamer")}
+        spec = RunSpec(env_id=done.get("env_id", done["settings"]["env"]), out=out, **settings)
+        runs.append(_read(spec, done))
+    return runs
+
+
+def result_folders(folder: Path) -> list[Path]:
+    """
+    :param folder: what a comparison was given as ``out``
+    :return: the folder of each environment: itself, or those in it
+    :raises ComparisonError: there are none
+    """
+    found = [folder] if (folder / "runs").is_dir() else sorted(path.parent for path in folder.glob("*/runs"))
+    if not found:
+        raise ComparisonError(f"{folder} holds no results of a comparison: name the --out of a run.")
+    return found
+
+
 def discard(spec: RunSpec) -> None:
     """
-    Forget a run; its ``.json`` goes first, as without it the rest does not count.
+    Forget a run; its ``meta.json`` goes first, as without it the rest does not count.
 
     :param spec: the run
     """
-    for path in (spec.done_path, spec.rows_path, spec.episodes_path, spec.log_path):
-        path.unlink(missing_ok=True)
+    spec.done_path.unlink(missing_ok=True)
+    if spec.folder.exists():
+        shutil.rmtree(spec.folder)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -251,30 +348,3 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif before != now:
             lines.append(f"{prefix}{key}: {before!r} there, {now!r} now")
     return lines
-
-
-def installed_versions() -> dict[str, str]:
-    """:return: versions of what decides about a run's numbers"""
-    import gymnasium
-    import numpy
-    import stable_baselines3
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "gymnasium": gymnasium.__version__,
-        "stable_baselines3": stable_baselines3.__version__,
-        "sb3_dreamer": __version__,
-    }
-
-
-def cpu_model() -> str:
-    """:return: the processor's name, as CPU seconds mean nothing without it"""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

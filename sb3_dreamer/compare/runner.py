@@ -1,8 +1,12 @@
 """
 One run in one process: build the environment and the model, train, evaluate on the grid, leave the files.
 
-``jobs.py`` starts this file as ``python -m sb3_dreamer.compare.runner``: the run's description comes in on standard
-input, lines of JSON with its progress go out on standard output, and all that the run itself prints goes to its log.
+``processes.py`` starts this file as ``python -m sb3_dreamer.compare.runner``, on whatever machine: the run's description
+comes in on standard input, lines of JSON with its progress go out on standard output, and all that the run itself prints
+goes to its log.
+
+A run that is killed starts again from its first step. SB3's algorithms save neither their environments nor their random
+numbers, so a run that went on from a checkpoint would be another one than it would have been; a repeated one is the same.
 """
 
 import copy
@@ -10,9 +14,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import cloudpickle
@@ -24,8 +30,11 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 
+from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.environments import build_vec_env
-from sb3_dreamer.compare.evaluation import GridEvaluation
+from sb3_dreamer.compare.errors import ComparisonError
+from sb3_dreamer.compare.evaluation import GridEvaluation, action_latency
+from sb3_dreamer.compare.machine import describe_machine, git_commit, peak_memory_mb
 from sb3_dreamer.compare.records import Row, RunSpec, finish, write_rows
 from sb3_dreamer.compare.settings import load_algorithm
 
@@ -42,7 +51,12 @@ def policy_name(algorithm: type[BaseAlgorithm], observation_space: spaces.Space)
     elif is_image_space(observation_space):
         kind = "Cnn"
     names = (f"{kind}Policy", f"{kind}LstmPolicy")
-    return next((name for name in names if name in algorithm.policy_aliases), next(iter(algorithm.policy_aliases)))
+    found = [name for name in names if name in algorithm.policy_aliases] or list(algorithm.policy_aliases)
+    if not found:
+        raise ComparisonError(
+            f"{algorithm.__name__} names no policies (policy_aliases): pass its policy as a setting, 'policy'."
+        )
+    return found[0]
 
 
 def _schedules(settings: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +73,7 @@ def build_model(spec: RunSpec) -> BaseAlgorithm:
     :param spec: the run
     :return: its algorithm, seeded and with its training environments
     """
-    algorithm = load_algorithm(spec.algo)
+    algorithm = load_algorithm(spec.algorithm)
     # A copy, as SB3's classes write into the policy_kwargs that they are given.
     settings = _schedules(copy.deepcopy(dict(spec.hyperparameters)))
     n_envs, normalize = settings.pop("n_envs", 1), settings.pop("normalize", False)
@@ -88,13 +102,15 @@ def execute(
     spec: RunSpec,
     on_row: Callable[[Row], None] = lambda row: None,
     on_timesteps: Callable[[int], None] = lambda timesteps: None,
+    attempt: int = 1,
 ) -> list[Row]:
     """
-    Train and evaluate, writing the rows after each evaluation and the proof of completion at the end.
+    Train and evaluate, writing the rows after each evaluation, the model and the proof of completion at the end.
 
     :param spec: the run
     :param on_row: called with each evaluation
     :param on_timesteps: called with the number of environment steps so far
+    :param attempt: how often the run has been started
     :return: all evaluations
     """
     rows: list[Row] = []
@@ -104,16 +120,43 @@ def execute(
         write_rows(spec.rows_path, rows)
         on_row(row)
 
+    started = _now()
     model = build_model(spec)
     callback = GridEvaluation(spec, keep, on_timesteps)
     model.learn(spec.total_timesteps, callback=callback)
+    timings = callback.clock.timings()
     if [row.timesteps for row in rows] != spec.grid:
         raise RuntimeError(f"{spec.label} stopped early: evaluated at {[row.timesteps for row in rows]} of {spec.grid}")
-    finish(spec, rows, count_parameters(model), callback.episodes)
+    details = {
+        "machine": describe_machine(str(model.device)),
+        "threads": th.get_num_threads(),
+        "git_commit": git_commit(),
+        "started": started,
+        "ended": _now(),
+        "timings": timings,
+        "gradient_updates": getattr(model, "_n_updates", None),
+        "peak_memory_mb": peak_memory_mb(),
+        "action_latency_ms": round(action_latency(spec, model), 4),
+        "attempts": attempt,
+    }
+    _save(model, spec)
+    finish(spec, rows, count_parameters(model), callback.episodes, details)
     env = model.get_env()
     if env is not None:
         env.close()
     return rows
+
+
+def _save(model: BaseAlgorithm, spec: RunSpec) -> None:
+    """Leave the final model, and what its observations were normalised with, which SB3 does not save in it."""
+    write_atomically(spec.model_path, model.save)
+    normalization = model.get_vec_normalize_env()
+    if normalization is not None:
+        write_atomically(spec.normalization_path, lambda temporary: normalization.save(str(temporary)))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class _Messages:
@@ -137,6 +180,20 @@ class _Messages:
         self._last = time.monotonic()
 
 
+def _end_with_the_parent() -> None:
+    """
+    End this process as soon as the one that started it has gone, however that went: standard input stays open as long as
+    the other end lives. Nobody would wait for the run any more, and a second attempt may start at any time.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> int:
     """:return: the process's exit code"""
     # Ctrl-C reaches the whole terminal; only the parent should answer it, and it then ends the runs.
@@ -145,8 +202,9 @@ def main() -> int:
     os.dup2(2, 1)  # standard error is the log
     th.set_num_threads(1)
     try:
-        spec = cloudpickle.load(sys.stdin.buffer)
-        execute(spec, messages.row, messages.timesteps)
+        spec, attempt = cloudpickle.load(sys.stdin.buffer)
+        _end_with_the_parent()
+        execute(spec, messages.row, messages.timesteps, attempt)
     except Exception:
         traceback.print_exc()
         return 1

@@ -4,7 +4,7 @@ Which algorithms can be compared, with which settings, and when a task counts as
 The baselines use the tuned settings of rl-baselines3-zoo (``hyperparams/{sac,td3,ddpg,tqc,crossq,ppo,ppo_lstm,a2c,dqn,
 qrdqn}.yml``, entries ``Pendulum-v1``, ``CartPole-v1`` and their no-velocity variants), but where a comment says so.
 Ours (``dreamer``, ``mbpo``, ``pets``, ``planet``) have no entry: they run with their defaults everywhere. On a task without an
-entry a baseline uses SB3's.
+entry a baseline uses SB3's. Any other algorithm, named ``"package.module:Class"``, runs with its own defaults.
 
 Besides constructor arguments, a settings dict may hold what the zoo's files hold:
 
@@ -17,12 +17,14 @@ Besides constructor arguments, a settings dict may hold what the zoo's files hol
 
 import difflib
 import importlib
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_dreamer.common.arguments import constructor_arguments
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
@@ -194,24 +196,41 @@ def family(env_name: str) -> str | None:
 def _look_up(path: str) -> Any:
     """:return: the object that a ``"module:NAME"`` names"""
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return operator.attrgetter(name)(importlib.import_module(module))
 
 
 def load_algorithm(name: str) -> type[BaseAlgorithm]:
     """
-    :param name: one of :func:`algorithm_names`
+    :param name: one of :func:`algorithm_names`, or ``"package.module:Class"`` of any other
     :return: its class
     """
+    if ":" in name:
+        return _load_class(name)
     if name not in ALGORITHMS:
         close = difflib.get_close_matches(name, ALGORITHMS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ComparisonError(f"Unknown algorithm {name!r}.{hint} There are: {', '.join(ALGORITHMS)}.")
+        raise ComparisonError(
+            f"Unknown algorithm {name!r}.{hint} There are: {', '.join(ALGORITHMS)}; any other is 'package.module:Class'."
+        )
     try:
         return _look_up(ALGORITHMS[name].path)
     except ModuleNotFoundError as error:
         if error.name != "sb3_contrib":
             raise
         raise ImportError(f"{name} comes from SB3-contrib, which is not installed: pip install sb3-contrib") from error
+
+
+def _load_class(path: str) -> type[BaseAlgorithm]:
+    try:
+        found = _look_up(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ComparisonError(
+            f"Cannot load the algorithm {path!r}: {error}. It is named 'package.module:Class', and each run, a process of its "
+            "own, must be able to import it."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, BaseAlgorithm)):
+        raise ComparisonError(f"{path!r} is {found!r}, not a subclass of Stable-Baselines3's BaseAlgorithm.")
+    return found
 
 
 def default_settings(name: str) -> dict[str, Any]:
@@ -226,7 +245,7 @@ def default_settings(name: str) -> dict[str, Any]:
         arguments, _ = constructor_arguments(kind)
         return {p.name: p.default for p in arguments.values() if p.default is not p.empty and p.name not in _RESERVED}
 
-    if name not in ALGORITHMS:
+    if name not in ALGORITHMS and ":" not in name:
         return {}
     algorithm = load_algorithm(name)
     settings = defaults(algorithm)
@@ -239,13 +258,13 @@ def default_settings(name: str) -> dict[str, Any]:
 
 def check_action_space(name: str, action_space: spaces.Space, env_name: str) -> None:
     """
-    Refuse an algorithm that cannot act in this environment.
+    Refuse an algorithm that cannot act in this environment. Of algorithms other than ours that is not known.
 
     :param name: the algorithm
     :param action_space: the environment's
     :param env_name: the environment, for the message
     """
-    if isinstance(action_space, ALGORITHMS[name].action_spaces):
+    if name not in ALGORITHMS or isinstance(action_space, ALGORITHMS[name].action_spaces):
         return
     able = [other for other, entry in ALGORITHMS.items() if isinstance(action_space, entry.action_spaces)]
     needed = " or ".join(space.__name__ for space in ALGORITHMS[name].action_spaces)
@@ -267,23 +286,24 @@ def hyperparameters(
     :param overrides: settings that win over the tuned ones (``policy_kwargs`` is merged, everything else replaced)
     :return: constructor arguments and ``RUNNER_SETTINGS``
     """
-    algorithm, overrides = ALGORITHMS[name], dict(overrides or {})
+    overrides = dict(overrides or {})
     settings: dict[str, Any] = dict(TUNED.get(name, {}).get(family(env_name) or "", {}))
-    if algorithm.preset is not None:
-        settings.update(_look_up(algorithm.preset))
-    algorithm_class = load_algorithm(name)
-    arguments, _ = constructor_arguments(algorithm_class)
-    if "buffer_size" in arguments and not issubclass(
-        algorithm_class, ModelBasedAlgorithm
-    ):  # these take memory as they need it
-        # A buffer that cannot fill up behaves the same at any size; SB3's default reserves a million transitions.
-        settings["buffer_size"] = min(settings.get("buffer_size", 1_000_000), total_timesteps)
+    preset = ALGORITHMS[name].preset if name in ALGORITHMS else None
+    if preset is not None:
+        settings.update(_look_up(preset))
+    algorithm = load_algorithm(name)
+    arguments, others = constructor_arguments(algorithm)
+    # A buffer that cannot fill up behaves the same at any size; SB3's default reserves a million transitions. Those of
+    # algorithms with a world model take memory as they need it.
+    if issubclass(algorithm, OffPolicyAlgorithm) and not issubclass(algorithm, ModelBasedAlgorithm):
+        default = arguments["buffer_size"].default if "buffer_size" in arguments else 1_000_000
+        settings["buffer_size"] = min(settings.get("buffer_size", default), total_timesteps)
 
     allowed = [key for key in (*arguments, *RUNNER_SETTINGS) if key not in _RESERVED]
     for key in overrides:
         if key in _RESERVED:
             raise ComparisonError(f"{name}: {key!r} is set by the comparison, it cannot be a hyperparameter.")
-        if key not in allowed:
+        if key not in allowed and not others:
             raise ComparisonError(f"{name} has no hyperparameter {key!r}. It has: {', '.join(sorted(set(allowed)))}.")
     if isinstance(overrides.get("policy_kwargs"), dict):
         overrides["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), **overrides["policy_kwargs"]}

@@ -1,0 +1,138 @@
+"""Runs as Slurm jobs through submitit; the results' folder is on a disk that all nodes share."""
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from sb3_dreamer.common.bookkeeping import write_atomically
+from sb3_dreamer.compare.errors import ComparisonError, require
+from sb3_dreamer.compare.jobs import Ended, Inbox
+from sb3_dreamer.compare.processes import RunProcess, write_error
+from sb3_dreamer.compare.records import RunSpec, begin_attempt, read_rows
+
+
+def carry_out(pickled_spec: bytes, attempt: int, path: Sequence[str]) -> int:
+    """
+    The job: one run, on a node.
+
+    :param pickled_spec: the run
+    :param attempt: how often it has been started
+    :param path: where the process that asked for it finds its modules
+    :return: its exit code
+    """
+    sys.path.extend(entry for entry in path if entry not in sys.path)
+    process = RunProcess(cloudpickle.loads(pickled_spec), attempt)
+    try:
+        for _ in process.messages():
+            pass  # who waits for the run reads its evaluations from the disk
+        return process.wait()
+    finally:
+        process.end()
+
+
+class SlurmEngine:
+    """
+    A job for each run, with one CPU. If the process that waits for them is killed, the jobs go on, and the same command
+    finds them again instead of starting the runs twice; Ctrl-C cancels them.
+
+    :param out: folder of the results; submitit's own files go to ``out/slurm``
+    :param slots: jobs at once, waiting ones included; None for all
+    :param gpus_per_run: whole GPUs that each job asks for
+    :param parameters: others of submitit's ``AutoExecutor``: ``timeout_min``, ``mem_gb``, ``slurm_partition`` …
+    :param cluster: submitit's name of it; ``local`` tries the same without Slurm
+    :param poll_seconds: how often to look for evaluations and ends
+    :raises ComparisonError: a parameter that does not exist, or a part of a GPU
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        slots: int | None = None,
+        gpus_per_run: float = 0,
+        parameters: Mapping[str, Any] | None = None,
+        cluster: str = "slurm",
+        poll_seconds: float = 5.0,
+    ) -> None:
+        require("submitit", extra="slurm")
+        import submitit
+
+        self.slots, self.poll_seconds = slots, poll_seconds
+        self._jobs: dict[Path, Any] = {}
+        self._closed = threading.Event()
+        if gpus_per_run != int(gpus_per_run):
+            raise ComparisonError(f"gpus_per_run must be a whole number with Slurm, not {gpus_per_run}.")
+        try:
+            self._executor = submitit.AutoExecutor(folder=out.resolve() / "slurm", cluster=cluster)
+            gpus = {"gpus_per_node": int(gpus_per_run)} if gpus_per_run else {}
+            self._executor.update_parameters(**{"name": "sb3_dreamer", "cpus_per_task": 1, **gpus, **(parameters or {})})
+        except (NameError, AssertionError, RuntimeError, ValueError) as error:
+            raise ComparisonError(f"Slurm's jobs cannot be set up: {error}") from error
+
+    def start(self, spec: RunSpec, inbox: Inbox) -> None:
+        """
+        :param spec: the run
+        :param inbox: for its messages and its end
+        """
+        path = spec.folder / "job.pkl"
+        job = _job_still_there(path)
+        if job is None:
+            path_here = [entry or os.getcwd() for entry in sys.path]
+            job = self._executor.submit(carry_out, cloudpickle.dumps(_absolute(spec)), begin_attempt(spec), path_here)
+            write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps(job)))
+        self._jobs[spec.folder] = job
+        threading.Thread(target=self._follow, args=(spec, job, path, inbox), daemon=True).start()
+
+    def _follow(self, spec: RunSpec, job: Any, path: Path, inbox: Inbox) -> None:
+        import submitit
+
+        n_seen, done = 0, False
+        while not done:
+            done = job.done()  # before looking for evaluations, so that none is missed
+            rows = read_rows(spec.rows_path) if spec.rows_path.exists() else []
+            for row in rows[n_seen:]:
+                inbox.put((spec, {"timesteps": row.timesteps, "return": row.eval_return_mean, "cpu_seconds": row.cpu_seconds}))
+            n_seen = len(rows)
+            if not done and self._closed.wait(self.poll_seconds):
+                return
+        try:
+            exit_code = job.result()
+            ended = Ended(exit_code, lost=exit_code < 0)
+        except submitit.core.utils.FailedJobError as error:  # an error before the run's own process
+            write_error(spec, f"{spec.label} could not be started on its node:\n{error}")
+            ended = Ended(exit_code=1)
+        except Exception as error:  # no result at all: killed, out of time or memory, or its node has gone
+            write_error(spec, f"{spec.label} was lost with its job {job.job_id}:\n{error}")
+            ended = Ended(exit_code=1, lost=True)
+        path.unlink(missing_ok=True)
+        self._jobs.pop(spec.folder, None)
+        inbox.put((spec, ended))
+
+    def close(self) -> None:
+        """Cancel the jobs that still run or wait."""
+        self._closed.set()
+        for folder, job in list(self._jobs.items()):
+            with contextlib.suppress(Exception):  # it may have ended by itself
+                job.cancel(check=False)
+            (folder / "job.pkl").unlink(missing_ok=True)
+
+
+def _absolute(spec: RunSpec) -> RunSpec:
+    return replace(spec, out=spec.out.resolve())
+
+
+def _job_still_there(path: Path) -> Any:
+    """:return: the job that an earlier process left running or waiting, None if there is none"""
+    try:
+        job = pickle.loads(path.read_bytes())
+        return None if job.done() else job
+    except Exception:  # no file, or one that no longer means anything
+        path.unlink(missing_ok=True)
+        return None
