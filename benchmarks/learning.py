@@ -113,7 +113,7 @@ def run(task: Task, algo: str, out: Path, jobs: int = 1, seeds: int | None = Non
 
 def read_results(out: Path) -> list[FinishedRun]:
     """
-    What ``compare`` left in a folder, of which ``runs`` and ``logs`` are not kept with the source.
+    What ``compare`` left in a folder, of which ``runs`` is not kept with the source.
 
     :param out: the folder
     :return: its finished runs, without the episodes of training

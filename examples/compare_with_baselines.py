@@ -1,7 +1,7 @@
 """Dreamer, SAC and PPO side by side on the pendulum: returns, steps to a solution, CPU time, learning curves.
 
 Run from a shell, the same is
-``python -m sb3_dreamer.compare --env ContinuousPendulum-v0 --algos dreamer sac ppo --seeds 3 --out runs/pendulum``.
+``python -m sb3_dreamer.compare run --env ContinuousPendulum-v0 --algos dreamer sac ppo --seeds 3 --out runs/pendulum``.
 Interrupt it whenever you like: started again, it goes on with what is missing.
 """
 

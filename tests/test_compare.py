@@ -13,8 +13,10 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from filelock import FileLock
+from stable_baselines3 import SAC
 
-from sb3_dreamer.compare import ComparisonError, ComparisonResult, compare, jobs
+from sb3_dreamer.compare import ComparisonError, ComparisonResult, compare, processes
 from sb3_dreamer.compare.__main__ import main
 from sb3_dreamer.compare.progress import PlainProgress, RichProgress, make_progress
 from sb3_dreamer.compare.records import RunSpec
@@ -34,7 +36,7 @@ TINY: dict[str, Any] = dict(
 
 def files(out: Path) -> dict[str, int]:
     """When each run's result was written."""
-    return {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in (out / "runs").glob("*/*.*")}
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +82,32 @@ def test_curves_are_drawn(first: ComparisonResult) -> None:
         assert matches[:, :half].sum() > 100 and matches[:, half:].sum() > 100
 
 
-def test_runs_leave_their_logs(first: ComparisonResult) -> None:
-    assert "total_timesteps" in (first.out / "logs" / "ppo-0.log").read_text()  # SB3's own tables
+def test_each_run_has_a_folder_of_its_own(first: ComparisonResult) -> None:
+    folder = first.out / "runs" / "sac-seed0"
+    names = {"evaluations.csv", "episodes.csv", "model.zip", "meta.json", "log.txt"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert {path.name for path in (first.out / "runs").iterdir()} - {".lock"} == {"sac-seed0", "ppo-seed0"}
+    assert "total_timesteps" in (folder.with_name("ppo-seed0") / "log.txt").read_text()  # SB3's own tables
     assert not list(first.out.rglob("*.tmp"))
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["settings"] == {**first.summary["algorithms"]["sac"]["settings"], "algo": "sac", "seed": 0}
+    assert meta["threads"] == 1 and meta["attempts"] == 1 and meta["gradient_updates"] == 96 - 50 - 1
+    assert meta["machine"]["cores"] >= 1 and meta["machine"]["gpu"] is None and meta["started"] < meta["ended"]
+    assert all(seconds > 0 for seconds in meta["timings"].values())
+    assert meta["timings"]["cpu_seconds"] >= first.rows[3].cpu_seconds > 0
+    assert 50 < meta["peak_memory_mb"] < 5000 and 0 < meta["action_latency_ms"] < 1000
+    assert SAC.load(folder / "model.zip").num_timesteps == 96
 
 
 def test_resumes_with_what_is_missing(first: ComparisonResult, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(first.out)
-    (first.out / "runs" / "ppo-seed0.json").unlink()  # as if it had been interrupted near its end
+    (first.out / "runs" / "ppo-seed0" / "meta.json").unlink()  # as if it had been interrupted near its end
+    (first.out / "runs" / "ppo-seed0" / "attempts.txt").write_text("4")
     second = compare(**TINY, out=first.out)
     after = files(first.out)
     assert before.keys() == after.keys()
-    assert {name for name in after if after[name] != before[name]} == {
-        *("ppo-seed0.csv", "ppo-seed0.episodes.csv", "ppo-seed0.json")
-    }
+    assert {name for name in after if after[name] != before[name]} == {name for name in after if "ppo" in name}
+    assert json.loads((first.out / "runs" / "ppo-seed0" / "meta.json").read_text())["attempts"] == 5
     printed = capsys.readouterr().out
     assert "sac seed 0: already there" in printed and "ppo seed 0: finished" in printed
     # The run that was repeated gives the same returns.
@@ -119,11 +133,12 @@ def test_threshold_may_change_without_running_again(first: ComparisonResult, tmp
 def test_failed_run_is_reported_and_the_rest_goes_on(first: ComparisonResult) -> None:
     hyperparams = {"sac": TINY["hyperparams"]["sac"], "td3": {"learning_rate": -1.0}}
     request = {**TINY, "algos": ("td3", "sac"), "hyperparams": hyperparams}
-    with pytest.warns(UserWarning, match=r"1 of 2 runs failed, see .*td3-0\.log"):
+    with pytest.warns(UserWarning, match=r"1 of 2 runs failed, see .*td3-seed0.error\.txt"):
         result = compare(**request, out=first.out, progress=False)
     (failed,) = result.failed
     assert (failed.algo, failed.seed, failed.exit_code) == ("td3", 0, 1)
     assert "Invalid learning rate" in failed.log.read_text()
+    assert failed.error.read_text().startswith("td3 seed 0: exit code 1") and "Traceback" in failed.error.read_text()
     assert not result.complete and result.summary["missing"] == ["td3 seed 0"]
     assert {row.algo for row in result.rows} == {"sac"}
     assert "PARTIAL" in result.table()
@@ -142,7 +157,7 @@ def test_interruption_ends_the_processes_and_keeps_what_is_finished(
     def press_control_c(self: PlainProgress, spec: RunSpec, *args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.subprocess, "Popen", remember)
+    monkeypatch.setattr(processes.subprocess, "Popen", remember)
     monkeypatch.setattr(PlainProgress, "evaluated", press_control_c)
     with pytest.raises(KeyboardInterrupt):
         compare(**{**TINY, "seeds": [0, 7]}, out=first.out)
@@ -150,6 +165,7 @@ def test_interruption_ends_the_processes_and_keeps_what_is_finished(
     summary = json.loads(first.summary_path.read_text())
     assert summary["partial"] and summary["missing"] == ["sac seed 7", "ppo seed 7"]
     assert summary["algorithms"]["sac"]["seeds"] == [0]
+    assert not (first.out / "runs" / "sac-seed7" / "error.txt").exists()  # nothing was wrong with it
 
 
 @pytest.mark.parametrize(
@@ -193,7 +209,7 @@ def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
-        *"--env envs:ContinuousPendulum-v0 --algos ppo dreamer --seeds 1 --total-timesteps 24 --eval-every 12".split(),
+        *"run --env envs:ContinuousPendulum-v0 --algos ppo dreamer --seeds 1 --total-timesteps 24 --eval-every 12".split(),
         *"--n-eval-episodes 2 --jobs 2 --hyperparams ppo:n_steps=8 ppo:learning_rate=-1 --out".split(),
         str(tmp_path),
     ]
@@ -201,32 +217,49 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert done.returncode == 1, done.stderr
     assert "dreamer seed 0: 24/24 steps" in done.stdout  # plain lines, as this is no terminal
     assert "PARTIAL: no result yet from ppo seed 0" in done.stdout
-    assert f"ppo seed 0 failed (exit code 1), see {tmp_path / 'logs' / 'ppo-0.log'}" in done.stderr
-    assert "Traceback" not in done.stderr and "Traceback" in (tmp_path / "logs" / "ppo-0.log").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "summary.json", "curves.png", "runs", "logs"}
+    error = tmp_path / "runs" / "ppo-seed0" / "error.txt"
+    assert f"ppo seed 0 failed (exit code 1), see {error}" in done.stderr
+    assert "Traceback" not in done.stderr and "Traceback" in error.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "summary.json", "curves.png", "runs"}
     # Repaired, the same folder goes on with the missing run.
     arguments = [argument.replace("=-1", "=0.001") for argument in arguments]
     assert main([*arguments, "--no-progress"]) == 0
     assert capsys.readouterr().out.startswith("ContinuousPendulum-v0, threshold -200")
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 2 * 3
+    assert not error.exists()
+    assert json.loads(error.with_name("meta.json").read_text())["attempts"] == 2
 
 
 def test_command_line_mistake_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--env", "Pendulum-v1", "--algos", "ppo", "saac", "--out", str(tmp_path / "out")]) == 2
+    assert main(["run", "--env", "Pendulum-v1", "--algos", "ppo", "saac", "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: Unknown algorithm 'saac'. Did you mean 'sac'?")
     assert printed.out == "" and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("words", [[], ["--env", "Pendulum-v1"], ["train"]])
+def test_command_line_without_a_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: say what to do: run, report, record")
+    assert ("Did you mean: python -m sb3_dreamer.compare run --env Pendulum-v1" in printed) == ("--env" in words)
+
+
+def test_two_comparisons_in_one_folder_are_refused(first: ComparisonResult) -> None:
+    with FileLock(first.out / "runs" / ".lock"), pytest.raises(ComparisonError, match="Another comparison is at work"):
+        compare(**TINY, out=first.out, progress=False)
+
+
 def test_bars_follow_the_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [RunSpec("Task-v0", {}, "sac", seed, 100, 50, 20, {}, "cpu", Path("out")) for seed in range(4)]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    progress = make_progress(True, len(runs), 100)
+    progress = make_progress(True, runs)
     assert isinstance(progress, RichProgress)
     with progress:
         progress.skipped(runs[0])
         for run in runs[1:]:
             progress.started(run)
+        assert progress._bars.tasks[0].fields["note"] == "1/4, 3 starting"
         progress.stepped(runs[1], 50)
         progress.evaluated(runs[1], 50, -12.5, 1.0)
         progress.finished(runs[2])
@@ -235,4 +268,4 @@ def test_bars_follow_the_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert (overall.completed, overall.total, overall.fields["note"]) == (350, 400, "3/4")
     assert (running.description, running.completed) == ("sac seed 1", 50)
     assert running.fields["note"] == "return -12.50"
-    assert "FAILED" in capsys.readouterr().out
+    assert "FAILED, see out/runs/sac-seed3/error.txt" in capsys.readouterr().out

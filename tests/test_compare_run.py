@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch as th
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_dreamer.compare.evaluation import EVAL_SEED, GridEvaluation, build_eval_env, evaluate
+from sb3_dreamer.compare.evaluation import EVAL_SEED, GridEvaluation, action_latency, build_eval_env, evaluate
 from sb3_dreamer.compare.records import RunSpec, read_episodes, read_finished, read_rows
 from sb3_dreamer.compare.runner import build_model, count_parameters, execute
+from sb3_dreamer.compare.settings import load_algorithm
 
 TINY: dict[str, dict[str, Any]] = {
     "dreamer": dict(
@@ -106,6 +108,34 @@ def test_episodes_of_training_are_recorded(tmp_path: Path, algo: str) -> None:
     assert ends == sorted(ends) and ends[-1] <= run.total_timesteps
     if algo == "dreamer":  # one environment: each begins where the last one ended
         assert ends == np.cumsum([episode.length for episode in episodes]).tolist()
+
+
+def test_measuring_the_latency_leaves_no_trace(tmp_path: Path) -> None:
+    run = spec(tmp_path, "ppo")
+    model = build_model(run)
+    before = random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()
+    calls: list[int] = []
+    predict = model.predict
+    model.predict = lambda obs, **kwargs: (calls.append(len(obs)), predict(obs, **kwargs))[1]  # type: ignore[assignment]
+    assert 0 < action_latency(run, model, max_calls=10) < 1000
+    assert calls == [1] * 11
+    assert (random.getstate(), np.random.get_state()[1].tolist(), th.get_rng_state().tolist()) == before
+
+
+@pytest.mark.parametrize("algo", ["sac", "a2c"])
+def test_the_final_model_is_kept(tmp_path: Path, algo: str) -> None:
+    run = spec(tmp_path, algo)
+    execute(run, attempt=3)
+    assert json.loads(run.done_path.read_text())["attempts"] == 3
+    model = load_algorithm(algo).load(run.model_path, device="cpu")
+    assert model.num_timesteps >= run.total_timesteps
+    assert run.normalization_path.exists() == (algo == "a2c")  # SB3 does not keep these statistics with the model
+    last = read_rows(run.rows_path)[-1]
+    env = build_eval_env(run, build_model(run))
+    if isinstance(env, VecNormalize):
+        env = VecNormalize.load(str(run.normalization_path), env.venv)
+        env.training = env.norm_reward = False
+    assert evaluate(model, env).mean() == last.eval_return_mean
 
 
 def test_evaluation_matches_episodes_played_one_by_one(tmp_path: Path) -> None:

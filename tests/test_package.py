@@ -118,6 +118,13 @@ def test_worlds_know_nothing_of_algorithms() -> None:
             imports = [line for line in path.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
             found = [line for line in imports for name in names if name in line]
             assert not [line for line in found if "stable_baselines3" not in line or path not in doors], path
+    # Nor does anything but its engine know a cluster's package, and that only when it is asked for.
+    for path in (ROOT / "sb3_dreamer").rglob("*.py"):
+        imports = [
+            line for line in path.read_text().splitlines() if line.split()[:2] in (["import", "ray"], ["import", "submitit"])
+        ]
+        assert all(line.startswith("    ") for line in imports), path
+        assert not imports or path.name in ("ray_engine.py", "slurm_engine.py"), path
     for path in (ROOT / "envs").rglob("*.py"):
         text = path.read_text()
         assert (

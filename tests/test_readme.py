@@ -72,6 +72,37 @@ def test_commands_are_the_programs_own() -> None:
     assert build_parser().parse_args(compare).algos == ["dreamer", "sac", "ppo"]
 
 
+def test_the_page_on_comparisons(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_dreamer.compare import Benchmark, ComparisonError
+    from sb3_dreamer.compare.__main__ import build_parser
+    from sb3_dreamer.compare.config import read_config
+
+    page = (ROOT / "docs" / "running_comparisons.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, flags=re.S)
+    asked: list[tuple[Benchmark, dict]] = []
+
+    def run(self: Benchmark, **options: object) -> None:
+        asked.append((self, options))
+        raise ComparisonError("enough")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Benchmark, "run", run)
+    (code,) = [text for language, text in blocks if language == "python"]
+    with pytest.raises(ComparisonError, match="enough"):
+        exec(compile(code, "running_comparisons.md", "exec"), {})
+    ((benchmark, options),) = asked
+    assert options == {"jobs": 4} and len(benchmark.specs) == 2 * 3 * 5
+    assert benchmark.thresholds == {"ContinuousPendulum-v0": -200, "CartPole-v1": 400}
+    (settings,) = [text for language, text in blocks if language == "yaml"]
+    (tmp_path / "request.yaml").write_text(settings)
+    assert len(Benchmark(**read_config(tmp_path / "request.yaml")).specs) == 2 * 2 * 5
+    lines = [line for language, text in blocks if language == "bash" for line in text.strip().splitlines()]
+    program = "python -m sb3_dreamer.compare "
+    commands = [build_parser().parse_args(shlex.split(line.removeprefix(program))) for line in lines if program in line]
+    assert [command.command for command in commands] == ["run", "record", "run", "run"]
+    assert commands[3].slurm == [("timeout_min", 240), ("mem_gb", 4), ("slurm_partition", "cpu")]
+
+
 def test_settings_named_in_tables_exist() -> None:
     import inspect
 

@@ -100,7 +100,8 @@ class PlainProgress(Progress):
 
 class RichProgress(Progress):
     """
-    A bar for each running job, and one for all of them with the time that is left.
+    A bar for each run from its first sign of life on (on a cluster, many may wait), and one for all of them with the time
+    that is left.
 
     :param specs: all runs, also those that have finished before
     """
@@ -118,6 +119,7 @@ class RichProgress(Progress):
             bars.TextColumn("{task.fields[note]}"),
         )
         self._ids: dict[Path, TaskID] = {}
+        self._starting: set[Path] = set()
         self._steps: dict[Path, int] = {}
         total = sum(spec.total_timesteps for spec in specs)
         self._all = self._bars.add_task("all runs", total=total, note=f"0/{self.n_runs}")
@@ -131,25 +133,31 @@ class RichProgress(Progress):
 
     def _advance(self, spec: RunSpec, timesteps: int) -> None:
         self._steps[spec.folder] = min(timesteps, spec.total_timesteps)
-        self._bars.update(self._all, completed=sum(self._steps.values()), note=f"{self.n_done}/{self.n_runs}")
+        note = f"{self.n_done}/{self.n_runs}" + (f", {len(self._starting)} starting" if self._starting else "")
+        self._bars.update(self._all, completed=sum(self._steps.values()), note=note)
 
     def _remove(self, spec: RunSpec) -> None:
+        self._starting.discard(spec.folder)
         task = self._ids.pop(spec.folder, None)
         if task is not None:
             self._bars.remove_task(task)
 
     def _ended(self, spec: RunSpec) -> None:
         self.n_done += 1
-        self._advance(spec, spec.total_timesteps)
         self._remove(spec)
+        self._advance(spec, spec.total_timesteps)
 
     def skipped(self, spec: RunSpec) -> None:
         self._ended(spec)
 
     def started(self, spec: RunSpec) -> None:
-        self._ids[spec.folder] = self._bars.add_task(self.name(spec), total=spec.total_timesteps, note="starting")
+        self._starting.add(spec.folder)
+        self._advance(spec, 0)
 
     def stepped(self, spec: RunSpec, timesteps: int) -> None:
+        if spec.folder in self._starting:
+            self._starting.remove(spec.folder)
+            self._ids[spec.folder] = self._bars.add_task(self.name(spec), total=spec.total_timesteps, note="")
         self._bars.update(self._ids[spec.folder], completed=timesteps)
         self._advance(spec, timesteps)
 

@@ -1,5 +1,6 @@
 """Runs as Ray tasks, on this machine or on a cluster; their files come back through Ray, so that no disk need be shared."""
 
+import logging
 import os
 import tempfile
 import threading
@@ -61,11 +62,9 @@ class RayEngine:
         self._tasks: dict[Path, Any] = {}
         self._own = not ray.is_initialized()
         if self._own:
-            address = os.environ.get("RAY_ADDRESS")
-            if address:
-                ray.init(address=address, log_to_driver=False)
-            else:
-                ray.init(address="local", num_cpus=available_cpus(), include_dashboard=False, log_to_driver=False)
+            address = os.environ.get("RAY_ADDRESS", "local")
+            here = dict(num_cpus=available_cpus(), include_dashboard=False) if address == "local" else {}
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **here)  # type: ignore[arg-type]
         there = ray.cluster_resources().get("GPU", 0)
         if gpus_per_run > there:
             self.close()

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ TILE = 240
 """Larger side of a picture of one algorithm, in pixels."""
 LABEL_HEIGHT = 18
 COLUMNS = 4
-MAX_FRAMES = 400
-"""Of a longer episode every second, third … step is shown."""
+MAX_FRAMES = 800
+"""Of a longer episode every second, fourth … step is shown."""
 UNLIMITED = 1000
 """Steps to show of an episode without a limit."""
 
@@ -35,9 +35,18 @@ class Performance:
     """One episode of one model."""
 
     run: FinishedRun
-    frames: tuple[np.ndarray, ...]  # (H, W, 3), uint8, every `stride` steps, beginning with the start
+    stride: int  # steps from one frame to the next
+    frames: tuple[np.ndarray, ...]  # (H, W, 3), uint8, beginning with the start
     returns: tuple[float, ...]  # until each frame, undiscounted
     episode_return: float
+
+    def thinned(self, stride: int) -> "Performance":
+        """
+        :param stride: a multiple of this one's
+        :return: the same with fewer frames
+        """
+        every = stride // self.stride
+        return replace(self, stride=stride, frames=self.frames[::every], returns=self.returns[::every])
 
 
 def record(
@@ -111,20 +120,19 @@ def best_runs(runs: Sequence[FinishedRun], algos: Sequence[str] | None = None) -
 
 
 def _play_all(runs: Sequence[FinishedRun], start: int, max_steps: int | None) -> tuple[list[Performance], float]:
-    """:return: an episode of each, and the frames per second that suit them"""
+    """:return: an episode of each, frame by frame at the same times, and how many frames there are in a second"""
     played, fps = [], 30.0
     for run in runs:
         env, model = _load(run, EVAL_SEED + start)
         try:
             base: Any = env.unwrapped
             limit = getattr(base.envs[0].spec, "max_episode_steps", None) or UNLIMITED
-            steps = min(limit, max_steps or limit)
-            stride = math.ceil(steps / MAX_FRAMES)
             fps = base.envs[0].metadata.get("render_fps", fps)
-            played.append(play(run, model, env, EVAL_SEED + start, steps, stride))
+            played.append(play(run, model, env, EVAL_SEED + start, min(limit, max_steps or limit)))
         finally:
             env.close()
-    return played, fps
+    stride = max(performance.stride for performance in played)
+    return [performance.thinned(stride) for performance in played], fps / stride
 
 
 def _load(run: FinishedRun, seed: int) -> tuple[VecEnv, BaseAlgorithm]:
@@ -140,21 +148,22 @@ def _load(run: FinishedRun, seed: int) -> tuple[VecEnv, BaseAlgorithm]:
         normalized = VecNormalize.load(str(spec.normalization_path), env)
         normalized.training = normalized.norm_reward = False
         env = normalized
-    model = load_algorithm(spec.algorithm).load(spec.model_path, device="cpu")
+    model = load_algorithm(spec.implementation).load(spec.model_path, device="cpu")
     return model._wrap_env(env, verbose=0), model
 
 
-def play(run: FinishedRun, model: BaseAlgorithm, env: VecEnv, seed: int, max_steps: int, stride: int = 1) -> Performance:
+def play(run: FinishedRun, model: BaseAlgorithm, env: VecEnv, seed: int, max_steps: int) -> Performance:
     """
     :param run: the run
     :param model: its model
     :param env: one environment with pictures
     :param seed: the environment is reset with it
     :param max_steps: steps to play at most
-    :param stride: steps between two frames
     :return: the episode; the step that ends it has no frame, as a ``VecEnv`` is at its next start by then
     """
-    frames, returns, total = [], [], 0.0
+    frames: list[np.ndarray] = []
+    returns: list[float] = []
+    total, stride = 0.0, 1
     with preserved_random_state():
         set_random_seed(EVAL_SEED)
         env.seed(seed)
@@ -163,6 +172,8 @@ def play(run: FinishedRun, model: BaseAlgorithm, env: VecEnv, seed: int, max_ste
             if step % stride == 0:
                 frames.append(_picture(env.get_images()[0], run.spec.env))
                 returns.append(total)
+            if len(frames) > MAX_FRAMES:
+                frames, returns, stride = frames[::2], returns[::2], 2 * stride
             actions, state = model.predict(
                 observations,  # type: ignore[arg-type]
                 state=state,
@@ -173,7 +184,7 @@ def play(run: FinishedRun, model: BaseAlgorithm, env: VecEnv, seed: int, max_ste
             total += float(rewards[0])
             if starts[0]:
                 break
-    return Performance(run, tuple(frames), tuple(returns), total)
+    return Performance(run, stride, tuple(frames), tuple(returns), total)
 
 
 def _picture(frame: Any, env: str) -> np.ndarray:

@@ -62,11 +62,11 @@ class RunSpec:
     hyperparameters: Mapping[str, Any]
     device: str
     out: Path  # folder of the results of this environment
-    algorithm: str = ""  # what it is: a name that we know, or "module:Class"; by default what ``algo`` says
+    algorithm: str | None = None  # what it is: a name that we know, or "module:Class"; by default what ``algo`` says
 
-    def __post_init__(self) -> None:
-        if not self.algorithm:
-            object.__setattr__(self, "algorithm", self.algo)
+    @property
+    def implementation(self) -> str:
+        return self.algorithm or self.algo
 
     @property
     def env(self) -> str:
@@ -130,13 +130,13 @@ class RunSpec:
                 "env": self.env,
                 "env_kwargs": self.env_kwargs,
                 "algo": self.algo,
-                "algorithm": self.algorithm,
+                "algorithm": self.implementation,
                 "seed": self.seed,
                 "total_timesteps": self.total_timesteps,
                 "eval_every": self.eval_every,
                 "n_eval_episodes": self.n_eval_episodes,
                 "hyperparameters": self.hyperparameters,
-                "defaults": default_settings(self.algorithm),
+                "defaults": default_settings(self.implementation),
                 "device": self.device,
                 "sb3_dreamer": __version__,
             }

@@ -73,7 +73,7 @@ def build_model(spec: RunSpec) -> BaseAlgorithm:
     :param spec: the run
     :return: its algorithm, seeded and with its training environments
     """
-    algorithm = load_algorithm(spec.algorithm)
+    algorithm = load_algorithm(spec.implementation)
     # A copy, as SB3's classes write into the policy_kwargs that they are given.
     settings = _schedules(copy.deepcopy(dict(spec.hyperparameters)))
     n_envs, normalize = settings.pop("n_envs", 1), settings.pop("normalize", False)

@@ -147,7 +147,7 @@ def test_very_short_run_leaves_its_files(learning: ModuleType, tmp_path: Path, m
     monkeypatch.setitem(learning.SUITES, "toy", {"Tiny": task})
     assert learning.main(["--suite", "toy", "--jobs", "1"], tmp_path) == 0
     out = tmp_path / "toy" / "Tiny"
-    assert {path.name for path in out.iterdir()} == {"results.csv", "summary.json", "curves.png", "runs", "logs"}
+    assert {path.name for path in out.iterdir()} == {"results.csv", "summary.json", "curves.png", "runs"}
     (found,) = learning.read_results(out)
     assert [row.timesteps for row in found.rows] == [0, 30, 60]
     assert read_episodes(found.spec.episodes_path) == []  # an episode has 200 steps

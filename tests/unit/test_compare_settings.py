@@ -9,12 +9,25 @@ import gymnasium as gym
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_dreamer import DREAMER_V3, Dreamer
 from sb3_dreamer.compare import ComparisonError, algorithm_names, settings
 from sb3_dreamer.compare.__main__ import build_parser
 from sb3_dreamer.compare.environments import check_env, env_name
-from sb3_dreamer.compare.records import Episode, RunSpec, discard, finish, read_finished, read_rows, write_atomically
+from sb3_dreamer.compare.records import (
+    Episode,
+    Row,
+    RunSpec,
+    begin_attempt,
+    discard,
+    finish,
+    read_finished,
+    read_rows,
+    read_runs,
+    result_folders,
+    write_atomically,
+)
 from sb3_dreamer.compare.runner import build_model, policy_name
 from sb3_dreamer.world_models import RSSM
 
@@ -176,6 +189,7 @@ def test_episodes_of_training_are_kept_and_forgotten_with_the_run(tmp_path: Path
     finish(run, [], 7, episodes)
     discard(run)
     assert not list((tmp_path / "runs").iterdir())
+    discard(run)  # nothing there: nothing to do
 
 
 def test_rows_without_the_final_mark_do_not_count(tmp_path: Path) -> None:
@@ -186,9 +200,40 @@ def test_rows_without_the_final_mark_do_not_count(tmp_path: Path) -> None:
     assert read_finished(run) is None
 
 
+def test_an_attempt_starts_with_nothing_of_the_one_before(tmp_path: Path) -> None:
+    run = spec(tmp_path)
+    assert begin_attempt(run) == 1
+    for path in (run.rows_path, run.model_path, run.normalization_path, run.error_path, run.log_path):
+        path.write_text("partial")
+    assert begin_attempt(run) == 2
+    left = {"attempts.txt", "error.txt", "log.txt"}  # the error stays until an attempt succeeds
+    assert {path.name for path in run.folder.iterdir()} == left
+    finish(run, [], 7, details={"attempts": 2})
+    assert {path.name for path in run.folder.iterdir()} == {"evaluations.csv", "episodes.csv", "meta.json", "log.txt"}
+
+
+def test_a_folder_tells_what_ran_in_it(tmp_path: Path) -> None:
+    runs = [
+        spec(tmp_path, env_id="gymnasium:Pendulum-v1", algo="quick", algorithm="sac"),
+        spec(tmp_path, seed=1, algorithm="sac"),
+    ]
+    for run in runs:
+        finish(run, [Row(run.env, run.algo, run.seed, 0, 1.0, 0.0, 0.0, 0.0)], 7)
+    begin_attempt(spec(tmp_path, seed=2))  # not finished
+    assert [run.spec for run in read_runs(tmp_path)] == runs and read_runs(tmp_path)[0].rows[0].algo == "quick"
+    assert result_folders(tmp_path) == [tmp_path]
+    (tmp_path / "several" / "Task-v0" / "runs").mkdir(parents=True)
+    assert result_folders(tmp_path / "several") == [tmp_path / "several" / "Task-v0"]
+    with pytest.raises(ComparisonError, match="holds no results"):
+        result_folders(tmp_path / "runs")
+
+
 def test_classes_among_the_settings_become_names() -> None:
-    assert spec(hyperparameters={"optimizer_class": SAC}).settings()["hyperparameters"] == {
-        "optimizer_class": "stable_baselines3.sac.sac.SAC"
+    hyperparameters = {"optimizer_class": SAC, "noise": NormalActionNoise(0, 1), "other": object()}
+    assert spec(hyperparameters=hyperparameters).settings()["hyperparameters"] == {
+        "optimizer_class": "stable_baselines3.sac.sac.SAC",
+        "noise": "NormalActionNoise(mu=0, sigma=1)",
+        "other": "<object object>",  # its address would be another one in each process
     }
 
 
@@ -207,7 +252,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_command_line_values() -> None:
     arguments = build_parser().parse_args(
-        "--env A-v0 --hyperparams sac:batch_size=64 sac:ent_coef=auto ppo:policy_kwargs={'net_arch':[8]} "
+        "run --env A-v0 --hyperparams sac:batch_size=64 sac:ent_coef=auto ppo:policy_kwargs={'net_arch':[8]} "
         "--env-kwargs g=9.81 mode=x=y".split()
     )
     assert arguments.hyperparams == [
@@ -221,7 +266,7 @@ def test_command_line_values() -> None:
 @pytest.mark.parametrize("option", ["--hyperparams batch_size=64", "--hyperparams sac:batch_size", "--env-kwargs g"])
 def test_malformed_command_line_values(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        build_parser().parse_args(["--env", "A-v0", *option.split()])
+        build_parser().parse_args(["run", "--env", "A-v0", *option.split()])
     assert exit_info.value.code == 2
     assert "key=value" in capsys.readouterr().err
 
