@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,19 @@ _TAIL = 60
 """Lines of a log that ``error.txt`` repeats."""
 
 
+def import_path() -> list[str]:
+    """:return: where this process finds its modules, as another one can use it"""
+    return [entry or os.getcwd() for entry in sys.path]
+
+
+def extend_import_path(path: Sequence[str]) -> None:
+    """
+    :param path: where another process finds its modules; searched after what this one knows
+    """
+    known = import_path()
+    sys.path.extend(entry for entry in path if entry not in known)
+
+
 class RunProcess:
     """
     A run in its own process, which ends with this one.
@@ -31,14 +44,13 @@ class RunProcess:
         self.spec, self._ended_here = replace(spec, out=spec.out.resolve()), False
         self.spec.folder.mkdir(parents=True, exist_ok=True)
         # The run can import what this process could import, wherever that came from.
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         with self.spec.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", "sb3_dreamer.compare.runner"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path},
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(import_path())},
             )
         assert self._process.stdin is not None
         try:

@@ -5,7 +5,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,22 @@ from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.errors import ComparisonError, require
 from sb3_dreamer.compare.jobs import Ended, Inbox
 from sb3_dreamer.compare.machine import available_cpus
-from sb3_dreamer.compare.processes import RunProcess, write_error
+from sb3_dreamer.compare.processes import RunProcess, extend_import_path, import_path, write_error
 from sb3_dreamer.compare.records import RunSpec, begin_attempt
 
 _SECONDS_BETWEEN_MESSAGES = 1.0
 
 
-def carry_out(pickled_spec: bytes, attempt: int) -> Iterator[dict[str, Any]]:
+def carry_out(pickled_spec: bytes, attempt: int, path: Sequence[str]) -> Iterator[dict[str, Any]]:
     """
     The task: one run, in a folder of the worker's own.
 
     :param pickled_spec: the run
     :param attempt: how often it has been started
+    :param path: where the process that asked for it finds its modules
     :return: the run's messages, fewer than it sends; last of all its ``exit_code`` and its ``files`` by their names
     """
+    extend_import_path(path)
     with tempfile.TemporaryDirectory(prefix="sb3_dreamer-") as folder:
         process = RunProcess(replace(cloudpickle.loads(pickled_spec), out=Path(folder)), attempt)
         try:
@@ -78,7 +80,7 @@ class RayEngine:
         :param spec: the run
         :param inbox: for its messages and its end
         """
-        stream = self._task.remote(cloudpickle.dumps(spec), begin_attempt(spec))
+        stream = self._task.remote(cloudpickle.dumps(spec), begin_attempt(spec), import_path())
         self._tasks[spec.folder] = stream
         threading.Thread(target=self._follow, args=(spec, stream, inbox), daemon=True).start()
 

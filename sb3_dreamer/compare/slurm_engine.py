@@ -1,9 +1,7 @@
 """Runs as Slurm jobs through submitit; the results' folder is on a disk that all nodes share."""
 
 import contextlib
-import os
 import pickle
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +13,7 @@ import cloudpickle
 from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.errors import ComparisonError, require
 from sb3_dreamer.compare.jobs import Ended, Inbox
-from sb3_dreamer.compare.processes import RunProcess, write_error
+from sb3_dreamer.compare.processes import RunProcess, extend_import_path, import_path, write_error
 from sb3_dreamer.compare.records import RunSpec, begin_attempt, read_rows
 
 
@@ -28,7 +26,7 @@ def carry_out(pickled_spec: bytes, attempt: int, path: Sequence[str]) -> int:
     :param path: where the process that asked for it finds its modules
     :return: its exit code
     """
-    sys.path.extend(entry for entry in path if entry not in sys.path)
+    extend_import_path(path)
     process = RunProcess(cloudpickle.loads(pickled_spec), attempt)
     try:
         for _ in process.messages():
@@ -84,8 +82,8 @@ class SlurmEngine:
         path = spec.folder / "job.pkl"
         job = _job_still_there(path)
         if job is None:
-            path_here = [entry or os.getcwd() for entry in sys.path]
-            job = self._executor.submit(carry_out, cloudpickle.dumps(_absolute(spec)), begin_attempt(spec), path_here)
+            shared = replace(spec, out=spec.out.resolve())
+            job = self._executor.submit(carry_out, cloudpickle.dumps(shared), begin_attempt(spec), import_path())
             write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps(job)))
         self._jobs[spec.folder] = job
         threading.Thread(target=self._follow, args=(spec, job, path, inbox), daemon=True).start()
@@ -122,10 +120,6 @@ class SlurmEngine:
             with contextlib.suppress(Exception):  # it may have ended by itself
                 job.cancel(check=False)
             (folder / "job.pkl").unlink(missing_ok=True)
-
-
-def _absolute(spec: RunSpec) -> RunSpec:
-    return replace(spec, out=spec.out.resolve())
 
 
 def _job_still_there(path: Path) -> Any:
