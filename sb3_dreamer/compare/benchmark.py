@@ -200,11 +200,17 @@ def _alone_in(out: Path) -> Iterator[None]:
     """Two comparisons at once in one folder would carry out the same runs twice, into the same files."""
     path = out / "runs" / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
     try:
-        with filelock.FileLock(path, timeout=0):  # the system gives it back when this process ends, however it ends
-            yield
+        lock.acquire(timeout=0)  # the system gives it back when this process ends, however it ends
     except filelock.Timeout:
         raise ComparisonError(f"Another comparison is at work in {out}: wait for its end, or choose another folder.") from None
+    except NotImplementedError:
+        pass  # some shared disks have no locks: then it is up to the user
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _folders(out: Path, names: Sequence[str]) -> list[Path]:

@@ -80,11 +80,14 @@ class LocalEngine:
         threading.Thread(target=self._follow, args=(spec, process, inbox), daemon=True).start()
 
     def _follow(self, spec: RunSpec, process: RunProcess, inbox: Inbox) -> None:
-        for message in process.messages():
-            inbox.put((spec, message))
-        exit_code = process.wait()
-        self._running.pop(spec.folder, None)
-        inbox.put((spec, Ended(exit_code, lost=exit_code < 0)))
+        exit_code = 1
+        try:
+            for message in process.messages():
+                inbox.put((spec, message))
+            exit_code = process.wait()
+        finally:  # whatever happens, somebody waits for this
+            self._running.pop(spec.folder, None)
+            inbox.put((spec, Ended(exit_code, lost=exit_code < 0)))
 
     def close(self) -> None:
         """End the processes that still run."""

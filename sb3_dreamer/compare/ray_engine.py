@@ -103,11 +103,12 @@ class RayEngine:
             ended = Ended(exit_code=1)
         except ray.exceptions.RayError as error:
             write_error(spec, f"{spec.label} was lost with its worker:\n{error}")
-        except OSError as error:
-            write_error(spec, f"The files of {spec.label} could not be written:\n{error}")
+        except Exception:  # its files cannot be written, say
             ended = Ended(exit_code=1)
-        self._tasks.pop(spec.folder, None)
-        inbox.put((spec, ended))
+            raise
+        finally:  # whatever happens, somebody waits for this
+            self._tasks.pop(spec.folder, None)
+            inbox.put((spec, ended))
 
     def close(self) -> None:
         """End the runs that still run, and Ray if it was started here."""

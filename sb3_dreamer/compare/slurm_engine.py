@@ -89,34 +89,47 @@ class SlurmEngine:
         threading.Thread(target=self._follow, args=(spec, job, path, inbox), daemon=True).start()
 
     def _follow(self, spec: RunSpec, job: Any, path: Path, inbox: Inbox) -> None:
-        import submitit
+        ended = Ended(exit_code=1)
+        try:
+            self._tell_evaluations(spec, job, inbox)
+            if not self._closed.is_set():
+                ended = self._end_of(spec, job)
+                path.unlink(missing_ok=True)
+        finally:  # whatever happens, somebody waits for this
+            self._jobs.pop(spec.folder, None)
+            inbox.put((spec, ended))
 
+    def _tell_evaluations(self, spec: RunSpec, job: Any, inbox: Inbox) -> None:
+        """Pass on what the run writes, until its job has ended or nobody wants to know any more."""
         n_seen, done = 0, False
         while not done:
             done = job.done()  # before looking for evaluations, so that none is missed
             rows = read_rows(spec.rows_path) if spec.rows_path.exists() else []
             for row in rows[n_seen:]:
-                inbox.put((spec, {"timesteps": row.timesteps, "return": row.eval_return_mean, "cpu_seconds": row.cpu_seconds}))
+                message = {"timesteps": row.timesteps, "return": row.eval_return_mean, "cpu_seconds": row.cpu_seconds}
+                inbox.put((spec, message))
             n_seen = len(rows)
             if not done and self._closed.wait(self.poll_seconds):
                 return
+
+    def _end_of(self, spec: RunSpec, job: Any) -> Ended:
+        import submitit
+
         try:
             exit_code = job.result()
-            ended = Ended(exit_code, lost=exit_code < 0)
+            return Ended(exit_code, lost=exit_code < 0)
         except submitit.core.utils.FailedJobError as error:  # an error before the run's own process
             write_error(spec, f"{spec.label} could not be started on its node:\n{error}")
-            ended = Ended(exit_code=1)
+            return Ended(exit_code=1)
         except Exception as error:  # no result at all: killed, out of time or memory, or its node has gone
             write_error(spec, f"{spec.label} was lost with its job {job.job_id}:\n{error}")
-            ended = Ended(exit_code=1, lost=True)
-        path.unlink(missing_ok=True)
-        self._jobs.pop(spec.folder, None)
-        inbox.put((spec, ended))
+            return Ended(exit_code=1, lost=True)
 
     def close(self) -> None:
         """Cancel the jobs that still run or wait."""
+        jobs = list(self._jobs.items())
         self._closed.set()
-        for folder, job in list(self._jobs.items()):
+        for folder, job in jobs:
             with contextlib.suppress(Exception):  # it may have ended by itself
                 job.cancel(check=False)
             (folder / "job.pkl").unlink(missing_ok=True)
