@@ -269,3 +269,18 @@ def test_bars_follow_the_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert (running.description, running.completed) == ("sac seed 1", 50)
     assert running.fields["note"] == "return -12.50"
     assert "FAILED, see out/runs/sac-seed3/error.txt" in capsys.readouterr().out
+
+
+def test_lines_name_the_environment_if_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [RunSpec(f"Task-v{version}", {}, "sac", 0, 100, 50, 20, {}, "cpu", Path("out")) for version in (0, 1)]
+    progress = PlainProgress(runs)
+    progress.evaluated(runs[1], 50, -12.5, 1.0)
+    progress.lost(runs[1])
+    progress.finished(runs[1])
+    PlainProgress(runs[:1]).skipped(runs[0])
+    assert capsys.readouterr().out.splitlines() == [
+        "[0/2] Task-v1 sac seed 0: 50/100 steps, return -12.50, 1.0 CPU seconds",
+        "[0/2] Task-v1 sac seed 0: lost, it starts again",
+        "[1/2] Task-v1 sac seed 0: finished",
+        "[1/1] sac seed 0: already there",
+    ]

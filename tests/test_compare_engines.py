@@ -229,6 +229,22 @@ def test_a_job_that_goes_on_is_found_again(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_job_with_other_settings_is_cancelled(tmp_path: Path) -> None:
+    (old,), (new,) = (small(tmp_path, ["a2c"], total_timesteps=steps).specs for steps in (10**6, 48))
+    abandoned = SlurmEngine(tmp_path, cluster="local", poll_seconds=0.1)
+    abandoned.start(old, queue.Queue())
+    job = abandoned._jobs[old.folder]
+    abandoned._closed.set()
+    again = SlurmEngine(tmp_path, cluster="local", poll_seconds=0.1)
+    again.start(new, queue.Queue())
+    assert again._jobs[new.folder].job_id != job.job_id
+    again.close()
+    deadline = time.monotonic() + 60
+    while not job.done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_wrong_parameters_of_slurm(tmp_path: Path) -> None:
     with pytest.raises(ComparisonError, match="nonsense"):
         SlurmEngine(tmp_path, parameters={"slurm_nonsense": 1}, cluster="local")

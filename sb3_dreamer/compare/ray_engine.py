@@ -64,7 +64,7 @@ class RayEngine:
         self._tasks: dict[Path, Any] = {}
         self._own = not ray.is_initialized()
         if self._own:
-            address = os.environ.get("RAY_ADDRESS", "local")
+            address = os.environ.get("RAY_ADDRESS") or "local"
             here = dict(num_cpus=available_cpus(), include_dashboard=False) if address == "local" else {}
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **here)  # type: ignore[arg-type]
         there = ray.cluster_resources().get("GPU", 0)

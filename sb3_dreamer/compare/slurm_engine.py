@@ -80,11 +80,11 @@ class SlurmEngine:
         :param inbox: for its messages and its end
         """
         path = spec.folder / "job.pkl"
-        job = _job_still_there(path)
+        job = _job_still_there(path, spec)
         if job is None:
             shared = replace(spec, out=spec.out.resolve())
             job = self._executor.submit(carry_out, cloudpickle.dumps(shared), begin_attempt(spec), import_path())
-            write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps(job)))
+            write_atomically(path, lambda temporary: temporary.write_bytes(pickle.dumps((spec.settings(), job))))
         self._jobs[spec.folder] = job
         threading.Thread(target=self._follow, args=(spec, job, path, inbox), daemon=True).start()
 
@@ -135,11 +135,15 @@ class SlurmEngine:
             (folder / "job.pkl").unlink(missing_ok=True)
 
 
-def _job_still_there(path: Path) -> Any:
-    """:return: the job that an earlier process left running or waiting, None if there is none"""
+def _job_still_there(path: Path, spec: RunSpec) -> Any:
+    """:return: the job of this run that an earlier process left running or waiting, None if there is none"""
     try:
-        job = pickle.loads(path.read_bytes())
-        return None if job.done() else job
+        settings, job = pickle.loads(path.read_bytes())
+        if job.done():
+            return None
+        if settings == spec.settings():
+            return job
+        job.cancel(check=False)  # somebody has thought better of it
     except Exception:  # no file, or one that no longer means anything
         path.unlink(missing_ok=True)
-        return None
+    return None
