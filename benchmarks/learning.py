@@ -26,8 +26,8 @@ from tasks import DMC_FRAME_SKIP
 from sb3_dreamer.compare import ComparisonError, compare
 from sb3_dreamer.compare.plots import plot_curves
 from sb3_dreamer.compare.records import Episode, FinishedRun, RunSpec, read_episodes, read_rows, write_csv
-from sb3_dreamer.compare.report import summarize_runs
 from sb3_dreamer.compare.settings import ALGORITHMS
+from sb3_dreamer.compare.summaries import summarize_runs
 
 RESULTS = Path(__file__).parent / "results"
 WINDOW = 10_000

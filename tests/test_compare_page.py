@@ -21,7 +21,7 @@ import pytest
 from recorded import curve, write_benchmark, write_failure, write_run
 
 from sb3_dreamer.compare import ComparisonError, ReportPaths, report
-from sb3_dreamer.compare.figures import PALETTE
+from sb3_dreamer.compare.judging.figures import PALETTE
 
 VOID = {"meta", "br", "img", "path", "use", "rect", "link", "hr", "input"}
 BROWSER = next(

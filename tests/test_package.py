@@ -72,7 +72,7 @@ def test_a_strangers_package_called_envs(content: str, tmp_path: pathlib.Path) -
 def test_comparing_imports_optional_packages_only_where_it_uses_them() -> None:
     """So that training on a machine without them works, and what lacks them says so in a sentence."""
     optional = ("scipy", "pandas", "matplotlib", "tensorboard", "rich")
-    for path in (ROOT / "sb3_dreamer" / "compare").glob("*.py"):
+    for path in (ROOT / "sb3_dreamer" / "compare").rglob("*.py"):
         lines = [
             line.split()[1].split(".")[0] for line in path.read_text().splitlines() if line.startswith(("import ", "from "))
         ]

@@ -8,7 +8,7 @@ from sb3_dreamer.compare.benchmark import Benchmark, Task
 from sb3_dreamer.compare.comparison import compare
 from sb3_dreamer.compare.errors import ComparisonError
 from sb3_dreamer.compare.jobs import FailedRun
-from sb3_dreamer.compare.page import ReportPaths, report
+from sb3_dreamer.compare.judging.page import ReportPaths, report
 from sb3_dreamer.compare.results import BenchmarkResult, ComparisonResult
 from sb3_dreamer.compare.settings import algorithm_names
 

@@ -164,7 +164,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from sb3_dreamer.compare.page import report  # it draws, and is loaded only by those who want it
+    from sb3_dreamer.compare.judging.page import report  # it draws, and is loaded only by those who want it
 
     paths = report(arguments.folder, threshold=arguments.threshold)
     written = [getattr(paths, field.name) for field in dataclasses.fields(paths)]

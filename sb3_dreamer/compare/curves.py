@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_dreamer.compare.readers import RecordedRun
+from sb3_dreamer.compare.judging.readers import RecordedRun
 
 
 def carried_forward(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from sb3_dreamer.compare.errors import require
 from sb3_dreamer.compare.jobs import FailedRun
 from sb3_dreamer.compare.plots import plot_curves
 from sb3_dreamer.compare.records import FinishedRun, Row, RunSpec, read_finished, write_json, write_rows
-from sb3_dreamer.compare.report import format_table, summarize
+from sb3_dreamer.compare.summaries import format_table, summarize
 
 if TYPE_CHECKING:
     import pandas

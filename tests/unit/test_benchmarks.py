@@ -16,8 +16,8 @@ import pytest
 
 from sb3_dreamer.compare.environments import check_env
 from sb3_dreamer.compare.records import Episode, FinishedRun, Row, RunSpec, read_episodes, write_csv, write_json, write_rows
-from sb3_dreamer.compare.report import summarize
 from sb3_dreamer.compare.settings import ALGORITHMS, check_action_space, hyperparameters
+from sb3_dreamer.compare.summaries import summarize
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from recorded import META, curve, settings
 
-from sb3_dreamer.compare import costs, curves, fairness
-from sb3_dreamer.compare.analysis import TaskResult, analyse
-from sb3_dreamer.compare.readers import RecordedRun, TaskRecords, UnfinishedRun
-from sb3_dreamer.compare.scores import scale
+from sb3_dreamer.compare import curves
+from sb3_dreamer.compare.judging import costs, fairness
+from sb3_dreamer.compare.judging.analysis import TaskResult, analyse
+from sb3_dreamer.compare.judging.readers import RecordedRun, TaskRecords, UnfinishedRun
+from sb3_dreamer.compare.judging.scores import scale
 
 
 def run(

@@ -268,9 +268,9 @@ def test_report_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         asked.append((folder, threshold))
         return ReportPaths(Path(folder) / "index.html")
 
-    module = types.ModuleType("sb3_dreamer.compare.page")
+    module = types.ModuleType("sb3_dreamer.compare.judging.page")
     module.report = report  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sb3_dreamer.compare.page", module)
+    monkeypatch.setitem(sys.modules, "sb3_dreamer.compare.judging.page", module)
     assert main(["report", "some/folder", "--threshold", "-150"]) == 0
     assert asked == [("some/folder", -150.0)]
     assert capsys.readouterr().out == f"written: {Path('some/folder/index.html')}\n"

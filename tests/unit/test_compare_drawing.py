@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sb3_dreamer.compare import drawing
-from sb3_dreamer.compare.figures import PALETTE, colours
+from sb3_dreamer.compare.judging import drawing
+from sb3_dreamer.compare.judging.figures import PALETTE, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ import pytest
 from recorded import settings, write_failure, write_run
 
 from sb3_dreamer.compare.errors import ComparisonError
-from sb3_dreamer.compare.readers import find_tasks
+from sb3_dreamer.compare.judging.readers import find_tasks
 from sb3_dreamer.compare.records import Row, write_rows
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "results"

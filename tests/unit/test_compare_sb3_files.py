@@ -11,9 +11,9 @@ from recorded import write_run
 from stable_baselines3.common import logger as sb3_logger
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_dreamer.compare import sb3_files
 from sb3_dreamer.compare.errors import ComparisonError
-from sb3_dreamer.compare.readers import EVALUATIONS, find_tasks
+from sb3_dreamer.compare.judging import sb3_files
+from sb3_dreamer.compare.judging.readers import EVALUATIONS, find_tasks
 
 
 def write_evaluations(folder: Path, returns: list[float]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sb3_dreamer.compare import intervals, statistics
+from sb3_dreamer.compare.judging import intervals, statistics
 
 X = (np.arange(20.0).reshape(5, 4) ** 1.3) / 50  # (runs, tasks)
 Y = 0.5 * np.sin(np.arange(24.0).reshape(6, 4)) + 0.4

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from recorded import META, settings
 
-from sb3_dreamer.compare import formatting, tables, words
 from sb3_dreamer.compare.__main__ import build_parser
-from sb3_dreamer.compare.analysis import Analysis, TaskResult, analyse
-from sb3_dreamer.compare.intervals import Estimate
-from sb3_dreamer.compare.readers import RecordedRun, TaskRecords, UnfinishedRun
-from sb3_dreamer.compare.reproduce import commands
-from sb3_dreamer.compare.summary import markdown
+from sb3_dreamer.compare.judging import formatting, tables, words
+from sb3_dreamer.compare.judging.analysis import Analysis, TaskResult, analyse
+from sb3_dreamer.compare.judging.intervals import Estimate
+from sb3_dreamer.compare.judging.markdown import markdown
+from sb3_dreamer.compare.judging.readers import RecordedRun, TaskRecords, UnfinishedRun
+from sb3_dreamer.compare.judging.reproduce import commands
 
 
 def runs(label: str, finals: list[float], cpu: float = 2.0, env: str = "Task-v0", every: int = 100) -> list[RecordedRun]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from sb3_dreamer.compare import costs, fairness
 from sb3_dreamer.compare.curves import Crossing, area_between, carried_forward, crossing
-from sb3_dreamer.compare.intervals import (
+from sb3_dreamer.compare.judging import costs, fairness
+from sb3_dreamer.compare.judging.intervals import (
     Estimate,
     bootstrap,
     median_time,
@@ -17,10 +17,10 @@ from sb3_dreamer.compare.intervals import (
     profile_band,
     share_interval,
 )
-from sb3_dreamer.compare.readers import RecordedRun, TaskRecords
-from sb3_dreamer.compare.scores import Scale, scale
+from sb3_dreamer.compare.judging.readers import RecordedRun, TaskRecords
+from sb3_dreamer.compare.judging.scores import Scale, scale
+from sb3_dreamer.compare.judging.statistics import AGGREGATES, ENOUGH_RUNS, mann_whitney_p_value, mean
 from sb3_dreamer.compare.settings import THRESHOLDS
-from sb3_dreamer.compare.statistics import AGGREGATES, ENOUGH_RUNS, mann_whitney_p_value, mean
 
 PROFILE_POINTS = 101
 
@@ -125,7 +125,7 @@ def analyse(
     references: Mapping[str, tuple[float, float]] | None = None,
 ) -> Analysis:
     """
-    :param tasks: as from :func:`~sb3_dreamer.compare.readers.find_tasks`
+    :param tasks: as from :func:`~sb3_dreamer.compare.judging.readers.find_tasks`
     :param threshold: return at which a task counts as solved, for all or by task; by default the one that its comparison
         was asked for, ``settings.THRESHOLDS``' or Gymnasium's
     :param references: returns of a random and of a very good policy by task, for normalisation

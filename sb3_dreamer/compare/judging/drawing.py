@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from sb3_dreamer.compare.formatting import number
+from sb3_dreamer.compare.judging.formatting import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

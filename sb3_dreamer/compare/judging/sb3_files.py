@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sb3_dreamer.compare.errors import ComparisonError, require
-from sb3_dreamer.compare.readers import EVALUATIONS, RUN_NAME, RecordedRun, checked
+from sb3_dreamer.compare.judging.readers import EVALUATIONS, RUN_NAME, RecordedRun, checked
 
 # As many episodes as SB3's `rollout/ep_rew_mean` takes the mean of.
 WINDOW = 100

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sb3_dreamer.compare.analysis import AlgorithmResult, Improvement, Overall, TaskResult
-from sb3_dreamer.compare.costs import COSTS, BreakEven
 from sb3_dreamer.compare.curves import area_between
-from sb3_dreamer.compare.formatting import SECONDS, UNKNOWN, Cell, Table, number, with_interval
-from sb3_dreamer.compare.intervals import Estimate
-from sb3_dreamer.compare.readers import UnfinishedRun
+from sb3_dreamer.compare.judging.analysis import AlgorithmResult, Improvement, Overall, TaskResult
+from sb3_dreamer.compare.judging.costs import COSTS, BreakEven
+from sb3_dreamer.compare.judging.formatting import SECONDS, UNKNOWN, Cell, Table, number, with_interval
+from sb3_dreamer.compare.judging.intervals import Estimate
+from sb3_dreamer.compare.judging.readers import UnfinishedRun
 
 
 def _cell(estimate: Estimate | None) -> Cell:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_dreamer.compare.statistics import Scores, Statistic, interquartile_mean, performance_profile, wins
-from sb3_dreamer.compare.statistics import probability_of_improvement as point_probability
+from sb3_dreamer.compare.judging.statistics import Scores, Statistic, interquartile_mean, performance_profile, wins
+from sb3_dreamer.compare.judging.statistics import probability_of_improvement as point_probability
 
 AGGREGATE_REPETITIONS = 20_000
 CURVE_REPETITIONS = 2_000

@@ -8,7 +8,7 @@ import pytest
 
 from sb3_dreamer.compare.plots import draw_curves
 from sb3_dreamer.compare.records import FinishedRun, Row, RunSpec
-from sb3_dreamer.compare.report import format_table, run_statistics, summarize
+from sb3_dreamer.compare.summaries import format_table, run_statistics, summarize
 
 
 def rows(returns: list[float], seed: int = 0) -> tuple[Row, ...]:

@@ -10,15 +10,15 @@ from html import escape
 from pathlib import Path
 
 from sb3_dreamer.common.bookkeeping import write_atomically
-from sb3_dreamer.compare import figures, tables, words
-from sb3_dreamer.compare.analysis import Analysis, Overall, TaskResult, analyse
-from sb3_dreamer.compare.assets import SCRIPT, STYLE
-from sb3_dreamer.compare.drawing import Picture
 from sb3_dreamer.compare.errors import require
-from sb3_dreamer.compare.formatting import Table
-from sb3_dreamer.compare.readers import TaskRecords, find_tasks
-from sb3_dreamer.compare.reproduce import commands
-from sb3_dreamer.compare.summary import markdown
+from sb3_dreamer.compare.judging import figures, tables, words
+from sb3_dreamer.compare.judging.analysis import Analysis, Overall, TaskResult, analyse
+from sb3_dreamer.compare.judging.assets import SCRIPT, STYLE
+from sb3_dreamer.compare.judging.drawing import Picture
+from sb3_dreamer.compare.judging.formatting import Table
+from sb3_dreamer.compare.judging.markdown import markdown
+from sb3_dreamer.compare.judging.readers import TaskRecords, find_tasks
+from sb3_dreamer.compare.judging.reproduce import commands
 from sb3_dreamer.version import __version__
 
 

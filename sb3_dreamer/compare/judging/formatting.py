@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from sb3_dreamer.compare.intervals import Estimate
+from sb3_dreamer.compare.judging.intervals import Estimate
 
 UNKNOWN = "unknown"
 SECONDS = {"cpu_seconds": "CPU s", "wall_seconds": "wall s", "": "s"}

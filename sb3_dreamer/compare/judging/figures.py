@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sb3_dreamer.compare.analysis import AlgorithmResult, Overall, TaskResult
-from sb3_dreamer.compare.costs import pareto_front
 from sb3_dreamer.compare.curves import on_common_axis
-from sb3_dreamer.compare.drawing import INK, Picture, picture
-from sb3_dreamer.compare.formatting import SECONDS, number, with_interval
-from sb3_dreamer.compare.intervals import Estimate, bootstrap_curve, survival_curve
+from sb3_dreamer.compare.judging.analysis import AlgorithmResult, Overall, TaskResult
+from sb3_dreamer.compare.judging.costs import pareto_front
+from sb3_dreamer.compare.judging.drawing import INK, Picture, picture
+from sb3_dreamer.compare.judging.formatting import SECONDS, number, with_interval
+from sb3_dreamer.compare.judging.intervals import Estimate, bootstrap_curve, survival_curve
+from sb3_dreamer.compare.judging.readers import RecordedRun
 from sb3_dreamer.compare.plots import differ_much
-from sb3_dreamer.compare.readers import RecordedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sb3_dreamer.compare import settings
-from sb3_dreamer.compare.analysis import TaskResult
+from sb3_dreamer.compare.judging.analysis import TaskResult
 
 # What the algorithms of one command have in common.
 _SHARED = ("device", "env_kwargs", "total_timesteps", "eval_every", "n_eval_episodes")

@@ -2,10 +2,10 @@
 
 import re
 
-from sb3_dreamer.compare import tables, words
-from sb3_dreamer.compare.analysis import Analysis, TaskResult
-from sb3_dreamer.compare.formatting import Table
-from sb3_dreamer.compare.reproduce import commands
+from sb3_dreamer.compare.judging import tables, words
+from sb3_dreamer.compare.judging.analysis import Analysis, TaskResult
+from sb3_dreamer.compare.judging.formatting import Table
+from sb3_dreamer.compare.judging.reproduce import commands
 
 
 def markdown(analysis: Analysis, title: str) -> str:

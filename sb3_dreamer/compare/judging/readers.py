@@ -3,7 +3,7 @@ Finds and reads results: the runs of a comparison, older recordings of one, and 
 
 A comparison leaves ``<out>/runs/<label>-seed<seed>/`` with ``evaluations.csv`` and, last of all, ``meta.json``; or
 ``error.txt``, if it failed. Recordings have ``results.csv`` and ``summary.json`` for all runs together. Everything else is
-the business of :mod:`~sb3_dreamer.compare.sb3_files`.
+the business of :mod:`~sb3_dreamer.compare.judging.sb3_files`.
 """
 
 import io
@@ -159,7 +159,7 @@ def _merge(name: str, group: list[_Found]) -> TaskRecords:
 
 def _walk(folder: Path) -> Iterable[_Found]:
     """Every folder of results, from the top; nothing inside a run is looked at again."""
-    from sb3_dreamer.compare import sb3_files
+    from sb3_dreamer.compare.judging import sb3_files
 
     foreign: dict[tuple[Path, str], _Found] = {}
     for path, folders, files in os.walk(folder):

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from sb3_dreamer.compare.readers import EVALUATIONS, RecordedRun, TaskRecords
+from sb3_dreamer.compare.judging.readers import EVALUATIONS, RecordedRun, TaskRecords
 
 # Keys of meta.json that should be the same for all runs of a task, and what to call them.
 _SHARED: tuple[tuple[tuple[str, ...], str], ...] = (

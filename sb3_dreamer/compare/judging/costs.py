@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_dreamer.compare.curves import Crossing, carried_forward
-from sb3_dreamer.compare.intervals import AGGREGATE_REPETITIONS, CONFIDENCE, Estimate, bootstrap
-from sb3_dreamer.compare.readers import RecordedRun
+from sb3_dreamer.compare.judging.intervals import AGGREGATE_REPETITIONS, CONFIDENCE, Estimate, bootstrap
+from sb3_dreamer.compare.judging.readers import RecordedRun
 
 
 def _from_meta(*keys: str) -> Callable[[RecordedRun], float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_dreamer.compare.readers import RecordedRun
+from sb3_dreamer.compare.judging.readers import RecordedRun
 
 # Mean return of random actions, and of a policy about as good as they get. Toy tasks: measured (`tests/unit/
 # test_env_scores.py`, `envs`). Gymnasium: random as measured over 100 episodes; reference: the best possible, or what

@@ -8,11 +8,11 @@ them has fewer than ``ENOUGH_RUNS`` runs.
 import math
 from collections.abc import Sequence
 
-from sb3_dreamer.compare.analysis import AlgorithmResult, Analysis, Overall, TaskResult
-from sb3_dreamer.compare.formatting import SECONDS, number, with_interval
-from sb3_dreamer.compare.intervals import Estimate
-from sb3_dreamer.compare.statistics import ENOUGH_RUNS
-from sb3_dreamer.compare.tables import lengths
+from sb3_dreamer.compare.judging.analysis import AlgorithmResult, Analysis, Overall, TaskResult
+from sb3_dreamer.compare.judging.formatting import SECONDS, number, with_interval
+from sb3_dreamer.compare.judging.intervals import Estimate
+from sb3_dreamer.compare.judging.statistics import ENOUGH_RUNS
+from sb3_dreamer.compare.judging.tables import lengths
 
 
 def short_answer(analysis: Analysis) -> list[str]:

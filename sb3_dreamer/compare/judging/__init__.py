@@ -1,0 +1,1 @@
+"""What runs are worth: recorded runs read back, statistics with intervals, costs, and a page that shows all of it."""
