@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,17 +150,19 @@ def test_commands_can_be_run_as_they_are_written() -> None:
         "hyperparameters": {"gamma": 0.9, "policy_kwargs": {"net_arch": [8, 8]}},
     }
     tuned["env_kwargs"] = {"mass": 2.0, "name": "a b"}
+    variant = {**settings("Task-v0", "bold", 0, 200, 100), "algorithm": "sac", "hyperparameters": {"gamma": 0.5}}
     sac = [RecordedRun(r.env, "sac", r.seed + 3, r.folder, r.timesteps, r.returns, *(r.cpu_seconds,) * 2, {"settings": tuned})
            for r in runs("sac", [1.0] * 2)]  # fmt: skip
-    (command, other) = commands(task(sac, runs("mine", [0.0])))
+    bold = [replace(run, meta={"settings": variant}) for run in runs("bold", [2.0])]
+    (other, command) = commands(task(bold, sac, runs("mine", [0.0])))
     words_of = shlex.split(command)
-    assert words_of[:3] == ["python", "-m", "sb3_dreamer.compare"]
+    assert words_of[:4] == ["python", "-m", "sb3_dreamer.compare", "run"]
     parsed = build_parser().parse_args(words_of[3:])
-    assert (parsed.env, parsed.algos, parsed.seeds, parsed.first_seed) == ("Task-v0", ["sac"], 2, 3)
+    assert (parsed.envs, parsed.algos, parsed.seeds, parsed.first_seed) == (["Task-v0"], ["sac"], 2, 3)
     assert (parsed.total_timesteps, parsed.eval_every, parsed.n_eval_episodes) == (200, 100, 20)
     assert dict(parsed.env_kwargs) == {"mass": 2.0, "name": "a b"}
     assert ("sac", "policy_kwargs", {"net_arch": [8, 8]}) in parsed.hyperparams
-    assert "--algos mine --seeds 1 " in other
+    assert "--algos bold=sac mine --seeds 1 " in other and "bold:gamma=0.5" in other
 
 
 def test_tuned_hyperparameters_are_not_repeated_and_seeds_may_have_gaps() -> None:

@@ -42,7 +42,7 @@ def _consecutive(seeds: list[int]) -> list[tuple[int, int]]:
 def _command(group: list[Mapping[str, Any]]) -> str:
     first = group[0]
     start, end = first["seeds"]
-    words = ["python", "-m", "sb3_dreamer.compare", "--env", str(first["env"]), "--algos", *(entry["algo"] for entry in group)]
+    words = ["python", "-m", "sb3_dreamer.compare", "run", "--env", str(first["env"]), "--algos", *map(_algorithm, group)]
     words += ["--seeds", str(end - start + 1)] + (["--first-seed", str(start)] if start else [])
     for key in _SHARED[2:]:
         words += [f"--{key.replace('_', '-')}", str(first[key])]
@@ -55,13 +55,20 @@ def _command(group: list[Mapping[str, Any]]) -> str:
     return shlex.join([*words, "--out", f"runs/{str(first['env']).replace('/', '-')}"])
 
 
+def _algorithm(entry: Mapping[str, Any]) -> str:
+    """:return: the algorithm as the command line takes it, with its label where that is not its name"""
+    algo, kind = str(entry["algo"]), str(entry.get("algorithm") or entry["algo"])
+    return algo if kind == algo else f"{algo}={kind}"
+
+
 def _untuned(entry: Mapping[str, Any]) -> dict[str, Any]:
     """:return: the hyperparameters that the comparison would not choose by itself, as it stands today"""
     recorded = dict(entry.get("hyperparameters") or {})
-    if entry["algo"] not in settings.ALGORITHMS:
+    algo = str(entry.get("algorithm") or entry["algo"])
+    if algo not in settings.ALGORITHMS:
         return recorded
     try:
-        chosen = settings.hyperparameters(str(entry["algo"]), str(entry["env"]), int(entry["total_timesteps"]))
+        chosen = settings.hyperparameters(algo, str(entry["env"]), int(entry["total_timesteps"]))
     except ImportError:  # of a package that is not installed here
         return recorded
     plain = json.loads(json.dumps(chosen, default=_name))
