@@ -10,6 +10,8 @@ id                                            observation        action       wh
 ``ContinuousPendulumSparse-v0``               ``Box (3,)``       ``Box (1,)`` swing up, rewarded at the top alone
 ``DelayedRecall-v0``                          ``Box (k + 1,)``   k choices    name a cue seen n steps ago
 ``ContinuousPendulumPixels-v0``               64 x 64 RGB image  ``Box (1,)`` swing up from pictures of the pendulum
+``FourRooms-v0``                              ``Box (2,)``       ``Box (2,)`` find the goal behind three doors
+``PinPad-v0``                                 ``Box (n + 2,)``   5 choices    touch n pads in order
 ============================================  =================  ===========  ==========================================
 
 In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the
@@ -22,10 +24,12 @@ from envs.base import ToyEnv, ToyTask
 from envs.cartpole import ContinuousCartPoleEnv, ContinuousCartPoleVectorEnv
 from envs.checkpoint import get_env_state, set_env_state
 from envs.delayed_recall import DelayedRecallEnv, DelayedRecallVectorEnv
+from envs.four_rooms import FourRoomsEnv, FourRoomsVectorEnv
 from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv
 from envs.pendulum_no_velocity import ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv
 from envs.pendulum_pixels import ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv
 from envs.pendulum_sparse import ContinuousPendulumSparseEnv, ContinuousPendulumSparseVectorEnv
+from envs.pin_pad import PinPadEnv, PinPadVectorEnv
 from envs.sequence_memory import SequenceMemoryEnv, SequenceMemoryVectorEnv
 from envs.vector import ToyVectorEnv
 
@@ -40,6 +44,8 @@ _TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
     "ContinuousPendulumSparse-v0": (ContinuousPendulumSparseEnv, ContinuousPendulumSparseVectorEnv),
     "DelayedRecall-v0": (DelayedRecallEnv, DelayedRecallVectorEnv),
     "ContinuousPendulumPixels-v0": (ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv),
+    "FourRooms-v0": (FourRoomsEnv, FourRoomsVectorEnv),
+    "PinPad-v0": (PinPadEnv, PinPadVectorEnv),
 }
 
 TASK_IDS: tuple[str, ...] = tuple(_TASKS)
@@ -74,6 +80,10 @@ __all__ = [
     "ContinuousPendulumVectorEnv",
     "DelayedRecallEnv",
     "DelayedRecallVectorEnv",
+    "FourRoomsEnv",
+    "FourRoomsVectorEnv",
+    "PinPadEnv",
+    "PinPadVectorEnv",
     "SequenceMemoryEnv",
     "SequenceMemoryVectorEnv",
     "ToyEnv",

@@ -2,6 +2,7 @@
 
 import warnings
 
+from sb3_dreamer.director import Director
 from sb3_dreamer.dreamer import DREAMER_V3, Dreamer
 from sb3_dreamer.mbpo import MBPO
 from sb3_dreamer.pets import PETS
@@ -28,4 +29,4 @@ def _register_toy_tasks() -> None:
 
 _register_toy_tasks()
 
-__all__ = ["DREAMER_V3", "MBPO", "PETS", "Dreamer", "PlaNet", "__version__"]
+__all__ = ["DREAMER_V3", "MBPO", "PETS", "Director", "Dreamer", "PlaNet", "__version__"]

@@ -167,6 +167,8 @@ def _policy_of(model: Any) -> RecurrentModelPolicy:
         raise ValueError(f"Only models of sb3_dreamer and their policies can be exported, not {type(model).__name__}.")
     if isinstance(policy, PlanningPolicy):
         raise ValueError(f"{type(model).__name__} plans its actions: a search cannot be exported, only Dreamer's actor can.")
+    if len(policy.state_sizes()) > 3:
+        raise ValueError(f"{type(model).__name__} pursues goals over several steps, which cannot be exported.")
     return policy
 
 

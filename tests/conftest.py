@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_dreamer import PETS, Dreamer, PlaNet
+from sb3_dreamer import PETS, Director, Dreamer, PlaNet
 
 th.set_num_threads(1)
 
@@ -65,9 +65,24 @@ def tiny_pets(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPolicy"
 
 tiny_pets.algorithm = PETS  # type: ignore[attr-defined]
 
-ALGORITHMS: dict[str, Callable[..., Any]] = {"dreamer": tiny_dreamer, "planet": tiny_planet, "pets": tiny_pets}
+GOALS: dict[str, Any] = dict(goal_steps=2, imagination_horizon=4)
+
+
+def tiny_director(env: Any = "envs:ContinuousPendulum-v0", policy: str = "MlpPolicy", **kwargs: Any) -> Director:
+    """A Director that learns in seconds (nothing useful)."""
+    return Director(policy, env, **{**TINY, **GOALS, "seed": 0, **kwargs})
+
+
+tiny_director.algorithm = Director  # type: ignore[attr-defined]
+
+ALGORITHMS: dict[str, Callable[..., Any]] = {
+    "dreamer": tiny_dreamer,
+    "director": tiny_director,
+    "planet": tiny_planet,
+    "pets": tiny_pets,
+}
 """Makes a tiny model of every algorithm, from an environment, ``policy`` and other arguments; ``algorithm`` is its class."""
-FROM_WINDOWS = ["dreamer", "planet"]
+FROM_WINDOWS = ["dreamer", "director", "planet"]
 """Those that learn from replayed windows, at a train ratio, and see images; PETS is fitted to single steps every few."""
 
 

@@ -18,7 +18,7 @@ Make = Callable[..., Any]
 
 SEEDED = [
     *[("dreamer", task) for task in ("ContinuousPendulum-v0", "SequenceMemory-v0")],
-    *[("planet", "ContinuousPendulum-v0"), ("pets", "SequenceMemory-v0")],
+    *[("director", "SequenceMemory-v0"), ("planet", "ContinuousPendulum-v0"), ("pets", "SequenceMemory-v0")],
 ]
 
 

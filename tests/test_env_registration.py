@@ -33,6 +33,8 @@ def test_ids():
         "ContinuousPendulumSparse-v0",
         "DelayedRecall-v0",
         "ContinuousPendulumPixels-v0",
+        "FourRooms-v0",
+        "PinPad-v0",
     )
     assert envs.__sb3_dreamer_toy_tasks__ is True
 
@@ -60,6 +62,8 @@ def test_make_vec(task_id):
 def test_constructor_arguments_pass_through():
     assert gym.make("envs:DelayedRecall-v0", num_cues=7).action_space.n == 7
     assert gym.make_vec("envs:DelayedRecall-v0", num_envs=2, num_cues=7).single_action_space.n == 7
+    assert gym.make("envs:PinPad-v0", pads=5).observation_space.shape == (7,)
+    assert gym.make_vec("envs:PinPad-v0", num_envs=2, pads=5).observation_space.shape == (2, 7)
 
 
 def test_registering_again_is_silent():

@@ -27,7 +27,7 @@ def play(env, steps, seed=0):
     number = getattr(env.action_space, "n", None)
     results = []
     for _ in range(steps):
-        action = int(rng.integers(number)) if number else rng.uniform(-2, 2, size=1)
+        action = int(rng.integers(number)) if number else rng.uniform(-2, 2, size=env.action_space.shape)
         observation, reward, terminated, truncated, _ = env.step(action)
         results.append((observation.tobytes(), reward, terminated, truncated))
         if terminated or truncated:
@@ -86,6 +86,8 @@ def test_global_generators_are_not_used(task_id):
         ("ContinuousPendulumPixels-v0", 200),
         ("ContinuousCartPole-v0", 200),
         ("SequenceMemory-v0", 50),
+        ("FourRooms-v0", 200),
+        ("PinPad-v0", 200),
     ],
 )
 def test_time_limits_truncate(task_id, steps):

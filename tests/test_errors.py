@@ -206,8 +206,9 @@ class Poisoned:
 
 
 def but_ranges(weights: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-    """The running range of imagined returns follows them where they are finite, also in a skipped update."""
-    return {name: value for name, value in weights.items() if name not in ("return_low", "return_high")}
+    """Ranges of imagined returns and weights that adapt follow what is finite, also in a skipped update."""
+    follow = ("return_low", "return_high", "range.low", "range.high", "kl_weight.weight", "manager_ent.weight")
+    return {name: value for name, value in weights.items() if not name.endswith(follow)}
 
 
 @pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)

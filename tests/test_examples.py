@@ -21,6 +21,7 @@ ARGUMENTS = {
     "uncertainty_map.py": ["--steps", "1000", "--epochs", "2", "--out", "{out}"],
     "pets_pendulum.py": ["--total-timesteps", "202", "--episodes", "1", "--out", "{out}"],
     "mbpo_beside_sac.py": ["--total-timesteps", "220", "--seeds", "1", "--out", "{out}"],
+    "goals_in_four_rooms.py": ["--total-timesteps", "202", "--out", "{out}"],
     "explore_without_reward.py": ["--total-timesteps", "210", "--updates", "5", "--out", "{out}"],
 }
 LEAVES = {
@@ -37,6 +38,7 @@ LEAVES = {
     "uncertainty_map.py": ["uncertainty_map.png"],
     "pets_pendulum.py": ["pets_pendulum.zip"],
     "mbpo_beside_sac.py": ["results.csv", "summary.json", "curves.png"],
+    "goals_in_four_rooms.py": ["director.zip"],
     "explore_without_reward.py": ["mountain_car.zip"],
 }
 
@@ -46,6 +48,7 @@ def test_every_example_is_tested() -> None:
 
 
 LONG = ("compare_with_baselines.py", "pets_pendulum.py", "mbpo_beside_sac.py", "explore_without_reward.py", "dream_video.py")
+LONG += ("goals_in_four_rooms.py",)
 """Ten seconds and more."""
 
 

@@ -11,7 +11,7 @@ from sb3_dreamer import PETS
 
 MODELS = [
     *[("dreamer", task) for task in ("ContinuousPendulum-v0", "SequenceMemory-v0")],
-    *[("planet", "ContinuousPendulum-v0"), ("pets", "SequenceMemory-v0")],
+    *[("director", "SequenceMemory-v0"), ("planet", "ContinuousPendulum-v0"), ("pets", "SequenceMemory-v0")],
 ]
 
 

@@ -96,17 +96,18 @@ def test_constraints_fix_the_versions_that_are_asked_for() -> None:
 
 def test_worlds_know_nothing_of_algorithms() -> None:
     """
-    Imports go down only: common < world_models < planning < algorithms < compare; envs stands alone. Of world models, only
-    what stands at the door to an environment or an algorithm knows SB3.
+    Imports go down only: common < world_models < planning < behaviour < algorithms < compare; envs stands alone. Of world
+    models, only what stands at the door to an environment or an algorithm knows SB3.
     """
     outside = ("stable_baselines3", "sequence_buffer")
-    algorithms = ("sb3_dreamer.dreamer", "sb3_dreamer.mbpo", "sb3_dreamer.pets", "sb3_dreamer.planet")
-    rooms = ("world_models", "planning", "uncertainty", "compare", "zoo")
+    algorithms = tuple(f"sb3_dreamer.{name}" for name in ("director", "dreamer", "mbpo", "pets", "planet"))
+    rooms = ("world_models", "planning", "behaviour", "uncertainty", "compare", "zoo")
     above = (*algorithms, *(f"sb3_dreamer.{room}" for room in rooms))
     forbidden = {
         "common": above,
         "world_models": (*(name for name in above if name != "sb3_dreamer.world_models"), *outside),
-        "planning": (*algorithms, "sb3_dreamer.compare", *outside),
+        "planning": (*algorithms, "sb3_dreamer.behaviour", "sb3_dreamer.compare", *outside),
+        "behaviour": (*algorithms, "sb3_dreamer.compare", "sb3_dreamer.zoo", "matplotlib"),
         "uncertainty": (*algorithms, "sb3_dreamer.planning", "sb3_dreamer.compare", *outside),
     }
     for name in algorithms:  # none knows another

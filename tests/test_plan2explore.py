@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_dreamer import Dreamer
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.dreamer.exploration import Disagreement
+from sb3_dreamer.world_models import MLPWorldModel
 
 
 def explorer(env: Any = "envs:ContinuousPendulum-v0", **kwargs: Any) -> Dreamer:
@@ -226,10 +227,36 @@ def test_round_trip(tmp_path: pathlib.Path) -> None:
             assert th.equal(value, loaded.policy.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("env", ["envs:ContinuousPendulum-v0", "envs:SequenceMemory-v0"])
+def test_what_is_reconstructed_badly_is_another_curiosity(env: str, tmp_path: pathlib.Path) -> None:
+    model = tiny_dreamer(env, exploration="reconstruction")
+    before = weights_of(model)
+    model.learn(60)
+    names = {group["name"] for group in model.policy.optimizer.param_groups}
+    assert names == {"world_model", "actor", "critic", "autoencoder", "exploration_critic"}
+    for name in ("explorer.autoencoder.encoder", "explorer.autoencoder.decoder", "explorer.critic.net"):
+        changed = [not th.equal(before[key], value) for key, value in weights_of(model).items() if key.startswith(name)]
+        assert changed and any(changed), name
+    assert {"autoencoder_loss", "curiosity"} <= model._metrics.take().keys()
+    model.save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", device="cpu", trusted=False)
+    assert all(th.equal(value, loaded.policy.state_dict()[name]) for name, value in weights_of(model).items())
+    model.adapt(2)
+    assert model.exploration is None and model.policy.explorer is None
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         (dict(exploration="curiosity"), "exploration"),
+        (
+            dict(exploration="reconstruction", policy_kwargs=dict(size="debug", world_model_class=MLPWorldModel)),
+            'exploration="reconstruction" is about deterministic states, of which MLPWorldModel has none',
+        ),
+        (
+            dict(exploration="reconstruction", policy_kwargs=dict(size="debug", disagreement_kwargs=dict(members=2))),
+            "disagreement_kwargs",
+        ),
         (dict(intrinsic_coef=-1.0), "intrinsic_coef"),
         (dict(extrinsic_coef=float("nan")), "extrinsic_coef"),
         (dict(exploration=None, policy_kwargs=dict(size="debug", disagreement_kwargs=dict(members=2))), "disagreement_kwargs"),

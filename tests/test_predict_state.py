@@ -9,7 +9,7 @@ from conftest import PLAN, tiny_dreamer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_dreamer import PETS, Dreamer
+from sb3_dreamer import PETS, Director, Dreamer
 
 OBS = np.random.default_rng(0).normal(size=(4, 3, 3)).astype(np.float32)  # 4 steps of 3 environments
 
@@ -31,8 +31,9 @@ def run(model: Any, obs: np.ndarray, starts: np.ndarray | None = None) -> np.nda
 def test_shapes(model: Any) -> None:
     action, state = model.predict(OBS[0], deterministic=True)
     assert action.shape == (3, 1) and isinstance(state, tuple)
-    # latent state, for planners the rest of the plan and for how long it is followed, and the action before
-    plan = [] if isinstance(model, Dreamer) else [(3, PLAN["horizon"] * 1), (3, 1)]
+    # latent state, for planners the rest of the plan, for Director the goal's code, and for how long it is followed, and the
+    # action before
+    plan = [] if isinstance(model, Dreamer) else [(3, 64 if isinstance(model, Director) else PLAN["horizon"] * 1), (3, 1)]
     latent = [(3, 2), (3, 3)] if isinstance(model, PETS) else [(3, 8), (3, 2)]
     assert [part.shape for part in state] == [*latent, *plan, (3, 1)]
     assert all(isinstance(part, np.ndarray) for part in state)

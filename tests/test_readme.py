@@ -50,6 +50,16 @@ def test_code_of_the_page_on_planning_runs(tmp_path: pathlib.Path, monkeypatch: 
     assert names["plan"].actions.shape == (1, 15, 1) and names["explorer"].exploration is None
 
 
+@pytest.mark.slow
+def test_code_of_the_page_on_hierarchy_runs() -> None:
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "hierarchy.md").read_text(), flags=re.S)
+    names: dict = {}
+    for language, text in blocks:
+        assert language == "python"
+        exec(compile(shortened(text), "hierarchy.md", "exec"), names)
+    assert names["goal"].shape == (1, 2)
+
+
 def test_code_of_the_page_on_world_models_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "world_models.md").read_text(), flags=re.S)

@@ -47,6 +47,9 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("dreamer", "wrapped", dict(buffer_size=100)),
     ("dreamer", "warmup", dict(learning_starts=150)),
     ("dreamer", "two", {}),
+    # of Director, the goal of that moment and for how long it is pursued
+    ("director", "goals", dict(**DEBT, actor_learning_rate=None, goal_steps=3, imagination_horizon=3)),
+    ("director", "two", {}),
     # of planners, how far the plan of that moment has been followed matters as well
     ("planet", "debt", dict(**DEBT, replan_every=3)),
     ("planet", "queue", dict(**WINDOWS, buffer_size=100)),

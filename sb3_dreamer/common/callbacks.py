@@ -198,7 +198,7 @@ class OpenLoopErrorCallback(OpenLoopCallback):
     ) -> None:
         super().__init__(every, horizon, context, windows, verbose)
         if figure:
-            _figure_class()
+            figure_class()
         self.figure = figure
         self.errors: dict[str, np.ndarray] = {}
         """The newest errors by horizon."""
@@ -219,7 +219,7 @@ def plot_open_loop_error(errors: dict[str, np.ndarray]) -> Any:
     :param errors: from :func:`open_loop_error`
     :return: a matplotlib figure of the error against the horizon
     """
-    figure = _figure_class()(figsize=(5, 3.2), layout="constrained")
+    figure = figure_class()(figsize=(5, 3.2), layout="constrained")
     axes = figure.subplots()
     for name, error in errors.items():
         axes.plot(np.arange(1, len(error) + 1), error, label=name)
@@ -229,7 +229,7 @@ def plot_open_loop_error(errors: dict[str, np.ndarray]) -> Any:
     return figure
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
     try:
         from matplotlib.figure import Figure as MatplotlibFigure
     except ImportError as missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,6 +54,14 @@ class RecurrentModelPolicy(BasePolicy):
         :param evaluation: for :meth:`predict`, not for collecting data
         :return: actions in the model's space, ``(n, A)``
         """
+
+    def dream_actor(self, state: tuple[np.ndarray, ...], deterministic: bool) -> Callable[[LatentState], th.Tensor]:
+        """
+        :param state: the state before the dream
+        :param deterministic: modes, no samples
+        :return: what chooses the actions ``(n, A)`` of the dream, from its latent states in their order
+        """
+        return lambda latent: self.choose_action(latent, deterministic, evaluation=True)
 
     def acting_model(self, evaluation: bool) -> WorldModel:
         """

@@ -68,10 +68,10 @@ def open_loop_video(model: WorldModel, batch: SequenceBatch, context: int) -> di
     borders = np.where(blank[..., None], BLANK, colors).astype(np.uint8)  # (B, T, 3)
     videos = {}
     for name in names:
-        truth, prediction = _unit_range(batch.obs[name], decoded[name])
+        truth, prediction = unit_range(batch.obs[name], decoded[name])
         rows = []
         for images in (truth, prediction, (prediction - truth + 1) / 2):
-            frames = _to_rgb(images)
+            frames = to_rgb(images)
             frames[blank] = BLANK
             rows.append(_add_border(_enlarge(frames), borders))
         videos[name] = np.concatenate(rows, axis=2)
@@ -82,7 +82,7 @@ def _shapes(batch: SequenceBatch) -> str:
     return ", ".join(f"{name!r} {tuple(value.shape)}" for name, value in batch.obs.items())
 
 
-def _unit_range(truth: th.Tensor, prediction: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def unit_range(truth: th.Tensor, prediction: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """:return: both with values between 0 and 1"""
     low, high = 0.0, 255.0
     if truth.dtype != th.uint8:
@@ -92,7 +92,7 @@ def _unit_range(truth: th.Tensor, prediction: th.Tensor) -> tuple[th.Tensor, th.
     return scaled[0], scaled[1]
 
 
-def _to_rgb(images: th.Tensor) -> np.ndarray:
+def to_rgb(images: th.Tensor) -> np.ndarray:
     """:return: the images ``(B, T, C, H, W)`` from 0 to 1 as bytes ``(B, T, H, W, 3)``"""
     images = images[..., -3:, :, :] if images.shape[-3] % 3 == 0 else images[..., -1:, :, :]
     images = images.expand(*images.shape[:-3], 3, *images.shape[-2:])

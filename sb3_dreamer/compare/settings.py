@@ -3,8 +3,8 @@ Which algorithms can be compared, with which settings, and when a task counts as
 
 The baselines use the tuned settings of rl-baselines3-zoo (``hyperparams/{sac,td3,ddpg,tqc,crossq,ppo,ppo_lstm,a2c,dqn,
 qrdqn}.yml``, entries ``Pendulum-v1``, ``CartPole-v1`` and their no-velocity variants), but where a comment says so.
-Ours (``dreamer``, ``mbpo``, ``pets``, ``planet``) have no entry: they run with their defaults everywhere. On a task without an
-entry a baseline uses SB3's. Any other algorithm, named ``"package.module:Class"``, runs with its own defaults.
+Ours (``director``, ``dreamer``, ``mbpo``, ``pets``, ``planet``) have no entry: they run with their defaults everywhere. On a
+task without an entry a baseline uses SB3's. Any other algorithm, named ``"package.module:Class"``, runs with its own defaults.
 
 Besides constructor arguments, a settings dict may hold what the zoo's files hold:
 
@@ -46,6 +46,7 @@ class Algorithm:
 
 ALGORITHMS: dict[str, Algorithm] = {
     "dreamer": Algorithm("sb3_dreamer:Dreamer", _ANY),
+    "director": Algorithm("sb3_dreamer:Director", _ANY),
     "mbpo": Algorithm("sb3_dreamer:MBPO", _CONTINUOUS),
     "pets": Algorithm("sb3_dreamer:PETS", _ANY),
     "planet": Algorithm("sb3_dreamer:PlaNet", _ANY),

@@ -6,24 +6,21 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_dreamer.common.compilation import Compiled
-from sb3_dreamer.common.distributions import ActionDistribution
-from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
-from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
-from sb3_dreamer.dreamer.exploration import Explorer
-from sb3_dreamer.dreamer.losses import (
+from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
+from sb3_dreamer.behaviour.goals import CURIOSITY_FLOOR
+from sb3_dreamer.behaviour.losses import (
     critic_loss,
     dynamics_actor_loss,
     imagined_returns,
     reinforce_actor_loss,
     replay_returns,
 )
-from sb3_dreamer.dreamer.networks import Actor, Critic, track_range
+from sb3_dreamer.behaviour.networks import Actor, Critic, track_range
+from sb3_dreamer.common.distributions import ActionDistribution
+from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
+from sb3_dreamer.dreamer.exploration import Explorer
 from sb3_dreamer.dreamer.policies import DreamerPolicy
 from sb3_dreamer.world_models import WorldModel
-
-CURIOSITY_FLOOR = 1e-4
-"""Least range of the returns of curiosity: what is less is noise."""
 
 
 class Wanted(NamedTuple):
@@ -37,7 +34,7 @@ class Wanted(NamedTuple):
     """Unit of both, scalar."""
 
 
-class BehaviourLosses(ModelBasedAlgorithm):
+class BehaviourLosses(ImaginationAlgorithm):
     """
     An algorithm whose actor and critic learn in imagination. A subclass sets what is declared here and puts the losses into
     its updates.
@@ -47,28 +44,7 @@ class BehaviourLosses(ModelBasedAlgorithm):
     world_model: WorldModel
     actor: Actor
     critic: Critic
-    imagination_horizon: int
-    imagination_starts: int | None
-    return_lambda: float
-    action_mean_penalty: float
-    intrinsic_coef: float
-    extrinsic_coef: float
-    slow_critic_scale: float
     replay_value_scale: float
-    _through_dynamics: bool
-    """Whether the actor's gradient comes through the imagined dynamics (else REINFORCE's)."""
-    _ent_coef: float
-    _compiled: dict[str, Compiled]
-    """Compiled functions by name: "imagine"."""
-
-    def _imagination_starts(self, posterior: LatentState) -> tuple[LatentState, th.Tensor | None]:
-        """:return: detached states ``(N, ...)`` and which of the ``B * T`` they are, None for all"""
-        flat = posterior.detach().map(lambda x: x.flatten(0, 1))
-        total = len(flat.deter)
-        if self.imagination_starts is None or self.imagination_starts >= total:
-            return flat, None
-        chosen = th.randperm(total, device=flat.deter.device)[: self.imagination_starts]
-        return flat.map(lambda x: x[chosen]), chosen
 
     def _imagine(self, starts: LatentState) -> tuple[ImaginedRollout, ActionDistribution]:
         """
@@ -166,8 +142,8 @@ class BehaviourLosses(ModelBasedAlgorithm):
         metrics: dict[str, th.Tensor],
     ) -> tuple[Wanted, th.Tensor]:
         """
-        Plan2Explore (Sekar et al. 2020, https://arxiv.org/abs/2005.05960): returns of curiosity beside those of the task, each
-        in units of its own range.
+        Returns of curiosity beside those of the task, each in units of its own range (Plan2Explore, Sekar et al. 2020,
+        https://arxiv.org/abs/2005.05960, where it is the disagreement of predictions).
 
         :param explorer: says what is worth exploring
         :param rollout: N dreams of H steps
@@ -180,7 +156,7 @@ class BehaviourLosses(ModelBasedAlgorithm):
         feat = rollout.states.feat
         critic = explorer.critic(feat)
         with th.set_grad_enabled(self._through_dynamics):
-            reward = explorer.disagreement.reward(rollout)
+            reward = explorer.curiosity.reward(rollout)
             returns, _ = imagined_returns(reward, discount, critic.mean, self.return_lambda)
         scale = track_range(explorer.low, explorer.high, returns, 0.01, CURIOSITY_FLOOR)
         task_share, share = self.extrinsic_coef / task.scale, self.intrinsic_coef / scale

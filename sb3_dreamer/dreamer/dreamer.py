@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, TypeVar
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, configure_logger
+from stable_baselines3.common.utils import configure_logger
 
-from sb3_dreamer.common.arguments import check_max_grad_norm, check_numbers, check_rate, check_whole
+from sb3_dreamer.common.arguments import check_numbers, check_whole
 from sb3_dreamer.common.compilation import Compiled
-from sb3_dreamer.common.optimizers import clip_grad_norms_
-from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.sequence_buffer import RewardFn
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
-from sb3_dreamer.planning.imagination import imagine_from_observations
-from sb3_dreamer.world_models import RSSM, ImaginedTrajectory, MLPWorldModel, ModelSize, VAEWorldModel
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
-
-ROWS = 256
-"""Replayed rows a batch, where the number of windows is left open."""
 
 
 class Dreamer(BehaviourLosses):
@@ -72,7 +63,9 @@ class Dreamer(BehaviourLosses):
     :param evaluation_rate: :meth:`predict` acts with a Polyak average of world model and actor that takes this share of the
         networks in training at each update (24 / updates if that is more); None to act with these themselves
     :param exploration: ``"plan2explore"`` to be rewarded, in imagination, for what several predictions of the next latent
-        state disagree on (Sekar et al. 2020, https://arxiv.org/abs/2005.05960), beside the task's reward; None for that alone
+        state disagree on (Sekar et al. 2020, https://arxiv.org/abs/2005.05960), beside the task's reward;
+        ``"reconstruction"`` for what an autoencoder of the states reconstructs badly, which is the novelty of
+        :class:`~sb3_dreamer.director.Director` without its hierarchy; None for the task alone
     :param intrinsic_coef: weight of the returns of curiosity, in units of their range
     :param extrinsic_coef: weight of the task's returns, in units of theirs, while exploring; 0 to explore without a task,
         which :meth:`adapt` makes good afterwards
@@ -93,7 +86,14 @@ class Dreamer(BehaviourLosses):
     """
 
     policy: DreamerPolicy
-    _aliases = ("actor", "critic", "_compiled")
+    _aliases = ("actor", "critic")
+    rate_of: ClassVar[dict[str, str]] = {
+        "actor": "actor_learning_rate",
+        "critic": "critic_learning_rate",
+        "disagreement": "critic_learning_rate",
+        "autoencoder": "critic_learning_rate",
+        "exploration_critic": "critic_learning_rate",
+    }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -127,7 +127,7 @@ class Dreamer(BehaviourLosses):
         slow_critic_rate: float = 0.02,
         replay_value_scale: float = 0.3,
         evaluation_rate: float | None = 0.002,
-        exploration: Literal["plan2explore"] | None = None,
+        exploration: Literal["plan2explore", "reconstruction"] | None = None,
         intrinsic_coef: float = 1.0,
         extrinsic_coef: float = 1.0,
         random_warmup: bool = True,
@@ -186,50 +186,17 @@ class Dreamer(BehaviourLosses):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        if self.actor_gradient not in ("auto", "reinforce", "dynamics"):
-            raise ValueError(f"actor_gradient must be 'auto', 'reinforce' or 'dynamics', got {self.actor_gradient!r}.")
-        if self.ent_coef != "auto" and not (isinstance(self.ent_coef, float | int) and self.ent_coef >= 0):
-            raise ValueError(f"ent_coef must be 'auto' or a number of at least 0, got {self.ent_coef!r}.")
-        check_numbers(self, whole=("imagination_horizon", "imagination_starts"), optional=("imagination_starts",), minimum=1)
-        check_numbers(self, whole=("warmup_updates",))
-        check_max_grad_norm(self)
-        rates = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
-        check_numbers(self, real=[name for name in rates if not callable(getattr(self, name))], optional=rates[1:])
-        check_numbers(self, real=("return_lambda", "slow_critic_rate", "evaluation_rate"), optional=("evaluation_rate",))
-        for name in ("return_lambda", "slow_critic_rate", "evaluation_rate"):
-            value = getattr(self, name)
-            if value is not None and value > 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
-        check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "replay_value_scale"))
-        check_numbers(self, real=("intrinsic_coef", "extrinsic_coef"))
-        if self.exploration not in (None, "plan2explore"):
-            raise ValueError(f"exploration must be 'plan2explore' or None, got {self.exploration!r}.")
+        check_numbers(self, real=("replay_value_scale",))
+        if self.exploration not in (None, "plan2explore", "reconstruction"):
+            raise ValueError(f"exploration must be 'plan2explore', 'reconstruction' or None, got {self.exploration!r}.")
 
     def _policy_arguments(self) -> dict[str, Any]:
-        exploring = dict(explores=True) if self.exploration else {}
-        return {**super()._policy_arguments(), **exploring}
-
-    def _setup_model(self) -> None:
-        if self.batch_length is None:
-            self.batch_length = 8 if isinstance(self.action_space, spaces.Box) else 32
-        check_numbers(self, whole=("batch_length",), minimum=1)
-        if self.batch_size is None:
-            self.batch_size = max(1, ROWS // self.batch_length)
-        super()._setup_model()
-        self._create_aliases()
-        self._schedules = {
-            name: self.lr_schedule if rate is None else FloatSchedule(rate)
-            for name, rate in (
-                ("world_model", None),
-                ("actor", self.actor_learning_rate),
-                ("critic", self.critic_learning_rate),
-                ("disagreement", self.critic_learning_rate),
-                ("exploration_critic", self.critic_learning_rate),
-            )
+        kinds: dict[str | None, dict[str, Any]] = {
+            "plan2explore": dict(explores=True),
+            "reconstruction": dict(explores="reconstruction"),
         }
-        discrete = self.action_codec.discrete
-        self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
+        exploring = kinds.get(self.exploration, {})
+        return {**super()._policy_arguments(), **exploring}
 
     def _create_aliases(self) -> None:
         self.actor = self.policy.actor
@@ -263,48 +230,19 @@ class Dreamer(BehaviourLosses):
 
                 # What exploring is rewarded for: predictions that learn from the states, not these from them
                 if policy.explorer is not None:
-                    metrics["disagreement_loss"] = disagreement_loss = policy.explorer.disagreement.loss(batch, posterior)
-                    model_loss = model_loss + disagreement_loss
+                    curiosity_loss = policy.explorer.curiosity.loss(batch, posterior)
+                    metrics[f"{policy.explorer.name}_loss"] = curiosity_loss
+                    model_loss = model_loss + curiosity_loss
 
                 # Behaviour: imagine from the states found, raise the returns, and learn to predict them
                 losses_of_behaviour = () if model_alone else self._behaviour_losses(batch, posterior, metrics)
 
-            # One optimizer step. The actor's loss may reach back through the model: only the actor is to follow it
-            if losses_of_behaviour:
-                actor_loss, value_loss = losses_of_behaviour
-                actor_loss.backward(inputs=list(self.actor.parameters()))
-                (model_loss + value_loss).backward()
-            else:
-                model_loss.backward()
-            norms = self._clip_gradients(metrics)
-            if not self._is_sound(model_loss, *losses_of_behaviour, *norms):
+            # One optimizer step, of all networks and what follows them; fresh latents go into the replay
+            if not self._step_networks(model_loss, losses_of_behaviour, [self.actor], metrics):
                 continue
-            policy.optimizer.step()
-
-            # What follows the networks: slow critic, their average, and the latents in the replay
-            policy.update_slow_critic(self.slow_critic_rate)
-            if self.evaluation_rate is not None:
-                policy.update_average(self.evaluation_rate)
-            else:
-                policy.averaged_updates.zero_()  # an average from before would stand still
             self.replay_buffer.write_latents(index, posterior)
             self._n_updates += 1
             self._metrics.add(metrics)
-
-    def _update_learning_rates(self) -> None:
-        warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
-        for group in self.policy.optimizer.param_groups:
-            rate = self._schedules[group["name"]](self._current_progress_remaining)
-            check_rate(rate, group["name"], self._current_progress_remaining)
-            group["lr"] = warmup * rate
-        self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
-
-    def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
-        """:return: norms of the gradients before, scalars"""
-        groups = self.policy.optimizer.param_groups
-        norms = clip_grad_norms_([group["params"] for group in groups], self.max_grad_norm)
-        metrics.update({f"{group['name']}_grad_norm": norm for group, norm in zip(groups, norms, strict=True)})
-        return norms
 
     def learn(
         self: SelfDreamer,
@@ -346,34 +284,7 @@ class Dreamer(BehaviourLosses):
             self.set_logger(configure_logger(self.verbose, None))
         self.train(gradient_steps)
 
-    # ---- looking inside
-
-    def imagine(
-        self,
-        obs: np.ndarray | dict[str, np.ndarray],
-        horizon: int,
-        actions: np.ndarray | None = None,
-        state: tuple[np.ndarray, ...] | None = None,
-        deterministic: bool = True,
-    ) -> ImaginedTrajectory:
-        """
-        What the model expects to happen after an observation.
-
-        :param obs: one observation, or a batch of n
-        :param horizon: steps to imagine
-        :param actions: actions of the action space to imagine with, ``(horizon, ...)`` for one observation or
-            ``(n, horizon, ...)`` for a batch; None to follow the policy
-        :param state: the state that :meth:`predict` returned for the observation before, None at an episode's start
-        :param deterministic: modes instead of samples
-        :return: observations, rewards, continue probabilities and actions
-        """
-        return imagine_from_observations(self.policy, obs, horizon, actions, state, deterministic)
-
     # ---- saving
 
-    @classmethod
-    def plain_classes(cls) -> Classes:
-        return {**super().plain_classes(), **name_classes([], [RSSM, VAEWorldModel, MLPWorldModel, ModelSize])}
-
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), *self._aliases, "_schedules"]
+        return [*super()._excluded_save_params(), *self._aliases]

@@ -9,14 +9,15 @@ import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
+from sb3_dreamer.behaviour.goals import Curiosity
+from sb3_dreamer.behaviour.networks import Critic
 from sb3_dreamer.common.networks import bounded
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
-from sb3_dreamer.dreamer.networks import Critic
 from sb3_dreamer.world_models.members import BatchedLinear
 from sb3_dreamer.world_models.observations import VectorScaling
 
 
-class Disagreement(nn.Module):
+class Disagreement(Curiosity):
     """
     Several networks that predict the next stochastic state from the features of the state before and the action. They differ
     in their first weights alone; where they have learnt, they agree. The variance of their means is what the model does not
@@ -82,19 +83,29 @@ class Disagreement(nn.Module):
 
 class Explorer(nn.Module):
     """
-    What exploring needs beside an actor: disagreement, and a critic with a range of returns of its own, as curiosity and
+    What exploring needs beside an actor: a curiosity, and a critic with a range of returns of its own, as curiosity and
     task are on different scales.
 
-    :param disagreement: gives the rewards
+    :param name: of the curiosity, as it is saved and logged: ``"disagreement"`` or ``"autoencoder"``
+    :param curiosity: gives the rewards
     :param critic: of their returns
     """
 
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, disagreement: Disagreement, critic: Critic) -> None:
+    def __init__(self, name: str, curiosity: Curiosity, critic: Critic) -> None:
         super().__init__()
-        self.disagreement, self.critic = disagreement, critic
+        self.name = name
+        self.add_module(name, curiosity)
+        self.critic = critic
         self.slow_critic = copy.deepcopy(critic).requires_grad_(False)
         self.register_buffer("low", th.zeros(()))
         self.register_buffer("high", th.zeros(()))
+
+    @property
+    def curiosity(self) -> Curiosity:
+        """What gives the rewards."""
+        curiosity = self.get_submodule(self.name)
+        assert isinstance(curiosity, Curiosity)
+        return curiosity

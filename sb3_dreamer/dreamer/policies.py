@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch as th
 import torch.nn as nn
@@ -11,19 +10,16 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_dreamer.common.extractors import ExtractorEncoder
-from sb3_dreamer.common.networks import Norm
+from sb3_dreamer.behaviour.goals import GoalAutoencoder
+from sb3_dreamer.behaviour.networks import Actor, track_range
+from sb3_dreamer.behaviour.policy import Followers, ImaginationPolicy, frozen_copy
 from sb3_dreamer.common.preprocessing import check_picture
-from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.common.world_model import check_model_arguments
 from sb3_dreamer.dreamer.exploration import Disagreement, Explorer
-from sb3_dreamer.dreamer.networks import Actor, Critic, track_range
-from sb3_dreamer.world_models import RSSM, ModelSize, StandaloneWorldModel, WorldModel
-from sb3_dreamer.world_models.sizes import get_size
+from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
 
 
-class DreamerPolicy(RecurrentModelPolicy):
+class DreamerPolicy(ImaginationPolicy):
     """
     World model, actor and critic; the slow critic, the range of the returns, and a Polyak average of world model and
     actor, which :meth:`predict` uses: it is steadier than the networks in training. All of it is saved with the policy.
@@ -42,7 +38,8 @@ class DreamerPolicy(RecurrentModelPolicy):
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide images by 255; False for pictures that are floats between 0 and 1 already
     :param actor_kwargs: ``min_std``, ``max_std`` (continuous actions), ``unimix`` (discrete ones)
-    :param explores: have what Plan2Explore needs; the algorithm's ``exploration`` decides
+    :param explores: have what Plan2Explore needs (True), or a goal autoencoder (``"reconstruction"``); the algorithm's
+        ``exploration`` decides
     :param disagreement_kwargs: ``members``, ``units``, ``layers`` of the networks whose disagreement is explored
     :param precision: ``"fp32"``, or ``"bf16"`` for updates with matrix products and convolutions in bfloat16: weights,
         states, normalisations, distributions and losses stay in float32. Faster where networks are not tiny, on GPUs and
@@ -67,7 +64,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         actor_kwargs: dict[str, Any] | None = None,
-        explores: bool = False,
+        explores: bool | Literal["reconstruction"] = False,
         disagreement_kwargs: dict[str, Any] | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
@@ -93,94 +90,68 @@ class DreamerPolicy(RecurrentModelPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}.")
-        self.precision, self.compiles = precision, compile
-        sizes = get_size(size)
-        from_elsewhere = ("keys", "action_size", "size", "gamma", "encoder")
-        check_model_arguments(world_model_class, WorldModel, world_model_kwargs, from_elsewhere)
-        model_kwargs = {**world_model_class.small_task_kwargs, **(world_model_kwargs or {})}
-        if latent is not None:
-            model_kwargs["latent"] = latent
-        if features_extractor_class is not None:
-            model_kwargs["encoder"] = self._make_encoder(features_extractor_class, features_extractor_kwargs)
-        elif features_extractor_kwargs:
-            raise ValueError("features_extractor_kwargs need a features_extractor_class.")
-        check_model_arguments(world_model_class, WorldModel, model_kwargs)
-        norm: Norm = model_kwargs.get("norm", "rms")
-        self.world_model = world_model_class(
-            keys=self.observation_codec.keys,
-            action_size=self.action_codec.size,
-            size=sizes,
-            gamma=gamma,
-            **model_kwargs,
+        self._set_precision(precision, compile)
+        self.world_model = self._make_world_model(
+            gamma,
+            size,
+            latent,
+            world_model_class,
+            world_model_kwargs,
+            features_extractor_class,
+            features_extractor_kwargs,
         )
-        if isinstance(self.world_model, StandaloneWorldModel):
-            self.world_model.attach(self.observation_codec, self.action_codec)
-        feat_size, self._sizes, self._norm = self.world_model.feat_size, sizes, norm
         self.actor, self.critic = self._new_actor(), self._new_critic()
-        self.slow_critic = _frozen_copy(self.critic)
+        self.slow_critic = frozen_copy(self.critic)
         self.explorer: Explorer | None = None
+        if explores not in (False, True, "reconstruction"):
+            raise ValueError(f"explores must be False, True or 'reconstruction', got {explores!r}.")
         if explores:
-            self.explorer = Explorer(
-                Disagreement(
-                    feat_size,
-                    self.action_codec.size,
-                    self.world_model.stoch_size,
-                    **{"units": sizes.units, "layers": sizes.layers, **(disagreement_kwargs or {})},
-                ),
-                self._new_critic(),
-            )
-        elif disagreement_kwargs:
+            self.explorer = self._new_explorer(explores, disagreement_kwargs)
+        if disagreement_kwargs and explores is not True:
             raise ValueError('disagreement_kwargs need exploration="plan2explore".')
-        self.average_world_model = _frozen_copy(self.world_model)
-        self.average_actor = _frozen_copy(self.actor)
+        self.average_world_model = frozen_copy(self.world_model)
+        self.average_actor = frozen_copy(self.actor)
         self._slow = self._list_slow()
-        self._averages = _tensors(
-            nn.ModuleList([self.average_world_model, self.average_actor]), nn.ModuleList([self.world_model, self.actor])
-        )
+        self._averages = Followers.of([(self.average_world_model, self.world_model), (self.average_actor, self.actor)])
         self.register_buffer("return_low", th.zeros(()))
         self.register_buffer("return_high", th.zeros(()))
         self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64))
         self.return_low: th.Tensor
         self.return_high: th.Tensor
         self.averaged_updates: th.Tensor
-        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = dict(fused=True)  # the same update in one operation
-        self.optimizer = optimizer_class(
-            [
-                dict(params=list(module.parameters()), name=name, lr=lr_schedule(1))
-                for name, module in self.trained_modules().items()
-            ],
-            **(optimizer_kwargs or {}),
-        )
+        self.optimizer = self._make_optimizer(optimizer_class, optimizer_kwargs, lr_schedule)
 
     def _new_actor(self) -> Actor:
         classes, size = self.action_codec.classes, self.action_codec.size
         given: dict[str, Any] = self._constructor["actor_kwargs"] or {}
         return Actor(self.world_model.feat_size, size, classes, self._sizes.units, self._sizes.layers, self._norm, **given)
 
-    def _new_critic(self) -> Critic:
-        sizes = self._sizes
-        return Critic(self.world_model.feat_size, sizes.units, sizes.layers, sizes.bins, self._norm)
-
-    def _make_encoder(self, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any] | None) -> ExtractorEncoder:
-        extractor = extractor_class(self.observation_space, **(kwargs or {}))
-        return ExtractorEncoder(extractor, self.observation_codec.keys, isinstance(self.observation_space, spaces.Dict))
+    def _new_explorer(self, kind: bool | str, disagreement_kwargs: dict[str, Any] | None) -> Explorer:
+        model, sizes = self.world_model, self._sizes
+        if kind == "reconstruction":
+            if not isinstance(model, RSSM):
+                raise ValueError(
+                    f'exploration="reconstruction" is about deterministic states, of which {type(model).__name__} has none: '
+                    "use an RSSM."
+                )
+            autoencoder = GoalAutoencoder(model.deter_size, units=sizes.units, layers=sizes.layers, norm=self._norm)
+            return Explorer("autoencoder", autoencoder, self._new_critic())
+        given = {"units": sizes.units, "layers": sizes.layers, **(disagreement_kwargs or {})}
+        disagreement = Disagreement(model.feat_size, self.action_codec.size, model.stoch_size, **given)
+        return Explorer("disagreement", disagreement, self._new_critic())
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
         modules: dict[str, nn.Module] = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
         if self.explorer is not None:
-            modules.update(disagreement=self.explorer.disagreement, exploration_critic=self.explorer.critic)
+            modules.update({self.explorer.name: self.explorer.curiosity, "exploration_critic": self.explorer.critic})
         return modules
 
-    def _list_slow(self) -> _Tensors:
-        slow, fast = nn.ModuleList([self.slow_critic]), nn.ModuleList([self.critic])
+    def _list_slow(self) -> Followers:
+        pairs: list[tuple[nn.Module, nn.Module]] = [(self.slow_critic, self.critic)]
         if self.explorer is not None:
-            slow.append(self.explorer.slow_critic)
-            fast.append(self.explorer.critic)
-        return _tensors(slow, fast)
+            pairs.append((self.explorer.slow_critic, self.explorer.critic))
+        return Followers.of(pairs)
 
     def stop_exploring(self) -> None:
         """Forget what exploring has learnt, and actor and critic with it: they begin anew. The world model stays."""
@@ -199,18 +170,7 @@ class DreamerPolicy(RecurrentModelPolicy):
         for parameter in [parameter for parameter in self.optimizer.state if parameter not in kept]:
             del self.optimizer.state[parameter]
 
-    def autocast(self) -> th.autocast:
-        """:return: the context in which an update computes its losses"""
-        return th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
-
     # ---- acting
-
-    @property
-    def _averaged(self) -> bool:
-        return bool(self.averaged_updates > 0)
-
-    def acting_model(self, evaluation: bool) -> WorldModel:
-        return self.average_world_model if evaluation and self._averaged else self.world_model
 
     def acting_actor(self, evaluation: bool) -> Actor:
         """
@@ -240,43 +200,6 @@ class DreamerPolicy(RecurrentModelPolicy):
         :return: what to divide advantages by, scalar
         """
         return track_range(self.return_low, self.return_high, returns, rate, limit)
-
-    @th.no_grad()
-    def update_slow_critic(self, rate: float) -> None:
-        """
-        :param rate: share of the online critic
-        """
-        th._foreach_lerp_(self._slow.copies, self._slow.originals, rate)
-
-    @th.no_grad()
-    def update_average(self, rate: float) -> None:
-        """
-        Move the average of world model and actor towards the networks in training. The rate is at least 24 over the
-        number of updates, so that the average keeps up at first.
-
-        :param rate: share of the networks in training
-        """
-        self.averaged_updates += 1
-        rate = min(1.0, max(rate, 24.0 / int(self.averaged_updates)))
-        th._foreach_lerp_(self._averages.copies, self._averages.originals, rate)
-        th._foreach_copy_(self._averages.buffer_copies, self._averages.buffers)
-
-
-def _frozen_copy(module: Any) -> Any:
-    return copy.deepcopy(module).requires_grad_(False)
-
-
-class _Tensors(NamedTuple):
-    """What a copy of networks follows, listed once: to go through all modules takes as long as the arithmetic."""
-
-    copies: list[th.Tensor]
-    originals: list[th.Tensor]
-    buffer_copies: list[th.Tensor]
-    buffers: list[th.Tensor]
-
-
-def _tensors(copied: nn.Module, original: nn.Module) -> _Tensors:
-    return _Tensors(list(copied.parameters()), list(original.parameters()), list(copied.buffers()), list(original.buffers()))
 
 
 MlpPolicy = DreamerPolicy

@@ -44,11 +44,11 @@ def imagine_from_observations(
     before = policy.initial_state(n) if state is None else state
     policy.check_state(before, n)
     start = policy.filter(arrays, before, np.zeros(n, dtype=bool), deterministic, evaluation=True)
-    model = policy.acting_model(evaluation=True)
+    model, choose = policy.acting_model(evaluation=True), policy.dream_actor(before, deterministic)
 
     def act(feat: th.Tensor) -> th.Tensor:
         deter, stoch = feat.split([model.deter_size, model.stoch_size], dim=-1)
-        action = policy.choose_action(LatentState(deter, stoch), deterministic, evaluation=True)
+        action = choose(LatentState(deter, stoch))
         return action if codec.discrete else action.clamp(-1.0, 1.0)
 
     rollout = model.imagine(act if plan is None else plan, start, horizon, deterministic, policy.predict_generator)

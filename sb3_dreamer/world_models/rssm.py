@@ -238,6 +238,13 @@ class RSSM(StandaloneWorldModel):
         taken = th.stack(actions, dim=1) if callable(policy_or_actions) else policy_or_actions
         return ImaginedRollout(LatentState.stack_joined(states, dim=1), taken)
 
+    def expected_state(self, deter: th.Tensor) -> LatentState:
+        """
+        :param deter: a deterministic state, ``(..., D)``
+        :return: with it, the mode of the prior there
+        """
+        return LatentState(deter, self.latents.mode(self.prior_net(deter)))
+
     # ---- predictions
 
     def decode(self, state: LatentState) -> dict[str, th.Tensor]:

@@ -9,8 +9,8 @@ import torch as th
 from conftest import tiny_dreamer
 
 from sb3_dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer.behaviour.losses import imagined_returns
 from sb3_dreamer.common.optimizers import LaProp
-from sb3_dreamer.dreamer.losses import imagined_returns
 from sb3_dreamer.dreamer.presets import PUBLISHED_WORLD_MODEL
 from sb3_dreamer.world_models import RSSM
 

@@ -194,3 +194,116 @@ def test_a_long_delay_is_not_cut_by_a_time_limit():
         _, _, terminated, truncated, _ = env.step(0)
         assert not terminated and not truncated
     assert env.step(0)[2:4] == (True, False)
+
+
+# --- four rooms
+
+
+def test_four_rooms_step_by_hand():
+    env = placed(envs.FourRoomsEnv(), -0.5, -0.5)
+    observation, reward, terminated, truncated, _ = env.step([0.5, -1.0])  # length √1.25, so a whole step of 0.04
+    assert state_of(env) == pytest.approx([-0.5 + 0.02 / math.sqrt(1.25), -0.5 - 0.04 / math.sqrt(1.25)], abs=1e-14)
+    assert observation == pytest.approx(state_of(env), abs=1e-7)
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    env = placed(envs.FourRoomsEnv(), -0.5, -0.5)
+    env.step([0.25, 0.0])  # a quarter of a step
+    assert state_of(env) == pytest.approx([-0.49, -0.5], abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("position", "action", "after"),
+    [
+        ((-0.02, -0.85), (1, 0), (-1e-6, -0.85)),  # no door between the first room and the last
+        ((0.02, -0.5), (-1, 0), (1e-6, -0.5)),
+        ((-0.02, 0.3), (1, 0), (-1e-6, 0.3)),  # beside the door, which is from 0.35 to 0.65
+        ((-0.02, 0.36), (1, 0), (0.02, 0.36)),  # through it
+        ((-0.36, -0.02), (0, 1), (-0.36, 0.02)),
+        ((0.64, 0.02), (0, -1), (0.64, -0.02)),
+        ((0.66, 0.02), (0, -1), (0.66, 1e-6)),
+        ((-1e-6, -0.85), (1, 0), (-1e-6, -0.85)),  # at a wall it stays on its side
+        ((-1e-6, -0.85), (-1, 0), (-0.040001, -0.85)),
+        ((0.99, 0.99), (1, 1), (1.0, 1.0)),
+    ],
+)
+def test_four_rooms_walls_and_doors(position, action, after):
+    env = placed(envs.FourRoomsEnv(), *position)
+    _, reward, terminated, _, _ = env.step(np.array(action))
+    assert state_of(env) == pytest.approx(after, abs=1e-12) and reward == 0.0 and not terminated
+
+
+def test_four_rooms_ends_at_the_goal():
+    env = placed(envs.FourRoomsEnv(), 0.85, -0.66)
+    assert env.step([0.0, -0.5])[1:3] == (0.0, False)  # 0.17 from it
+    assert env.step([0.0, -1.0])[1:3] == (1.0, True)  # 0.13
+
+
+def test_four_rooms_takes_about_eighty_steps():
+    env = gym.make("envs:FourRooms-v0")
+    observation, _ = env.reset(seed=0)
+    way, steps, reward = [(-0.5, -0.1), (-0.5, 0.1), (-0.1, 0.5), (0.1, 0.5), (0.5, 0.1), (0.5, -0.1), (0.85, -0.85)], 0, 0.0
+    while reward == 0.0:
+        towards = np.array(way[0]) - observation
+        if np.abs(towards).max() < 0.03:
+            way.pop(0)
+            continue
+        observation, reward, *_ = env.step(towards / np.linalg.norm(towards))
+        steps += 1
+    assert 75 <= steps <= 90
+
+
+def test_four_rooms_are_not_found_by_chance():
+    env = gym.make_vec("envs:FourRooms-v0", num_envs=500)
+    observations, _ = env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(199):
+        observations, rewards, *_ = env.step(rng.uniform(-1, 1, (500, 2)))
+        assert rewards.sum() == 0
+    assert (observations < 0).all(1).mean() > 0.95  # hardly anybody has left the first room
+
+
+# --- pin pad
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "after", "reward"),
+    [
+        ((3, 1, 0), 1, (2, 1, 1), 0.0),  # on to the first pad
+        ((2, 1, 1), 0, (2, 1, 1), 0.0),  # resting on it
+        ((3, 1, 1), 1, (2, 1, 1), 0.0),  # back on to it: nothing is lost
+        ((10, 12, 1), 2, (11, 12, 2), 0.0),  # the second
+        ((10, 1, 2), 2, (11, 1, 0), 1.0),  # the third and last
+        ((11, 1, 0), 4, (11, 2, 0), 0.0),  # resting on that, after the reward
+        ((10, 1, 1), 2, (11, 1, 0), 0.0),  # a wrong one undoes
+        ((3, 1, 2), 1, (2, 1, 1), 0.0),  # the first one instead is a new beginning
+        ((6, 1, 2), 3, (6, 0, 2), 0.0),  # with three pads there is none here
+        ((0, 5, 0), 1, (0, 5, 0), 0.0),  # a wall
+        ((6, 13, 0), 4, (6, 13, 0), 0.0),
+    ],
+)
+def test_pin_pad_step_by_hand(state, action, after, reward):
+    env = placed(envs.PinPadEnv(), *state)
+    observation, given, terminated, truncated, _ = env.step(action)
+    assert np.array_equal(state_of(env), after) and (given, terminated, truncated) == (reward, False, False)
+    x, y, done = after
+    assert observation == pytest.approx([x * 2 / 13 - 1, y * 2 / 13 - 1, *np.eye(3)[done]], abs=1e-7)
+
+
+@pytest.mark.parametrize("pads", [2, 3, 6])
+def test_pin_pad_in_order_pays_every_round(pads):
+    """Walk from pad to pad; on the way between two no other one may be touched."""
+    env = placed(envs.PinPadEnv(pads=pads), 6, 7, 0)
+    middles = [(1, 1), (12, 12), (12, 1), (1, 12), (6, 1), (6, 12)][:pads]
+    total = 0.0
+    for target in middles * 2:
+        x, y, _ = state_of(env)
+        for cell in ((x, 7), (target[0], 7), target):  # by the corridor in the middle
+            while tuple(state_of(env)[:2]) != cell:
+                (x, y, _), (to_x, to_y) = state_of(env), cell
+                total += env.step(1 if to_x < x else 2 if to_x > x else 3 if to_y < y else 4)[1]
+    assert total == 2.0
+
+
+@pytest.mark.parametrize("pads", [1, 7, 2.5, True, "3"])
+def test_pin_pad_has_two_to_six_pads(pads):
+    with pytest.raises(ValueError, match="pads must be an integer from 2 to 6, got"):
+        envs.PinPadEnv(pads=pads)

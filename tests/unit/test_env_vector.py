@@ -136,7 +136,7 @@ def test_state_roundtrip(task_id):
         rng = np.random.default_rng(1)
         number = getattr(vector_env.single_action_space, "n", None)
         for _ in range(150):
-            actions = rng.integers(number, size=3) if number else rng.uniform(-2, 2, size=(3, 1))
+            actions = rng.integers(number, size=3) if number else rng.uniform(-2, 2, size=vector_env.action_space.shape)
             yield vector_env.step(actions)
 
     original, restored = (gym.make_vec(f"envs:{task_id}", num_envs=3) for _ in range(2))

@@ -3,15 +3,15 @@ import math
 import pytest
 import torch as th
 
-from sb3_dreamer.common.distributions import BoundedNormal, TwoHot
-from sb3_dreamer.common.math import symexp_bins
-from sb3_dreamer.dreamer.losses import (
+from sb3_dreamer.behaviour.losses import (
     critic_loss,
     dynamics_actor_loss,
     imagined_returns,
     reinforce_actor_loss,
     replay_returns,
 )
+from sb3_dreamer.common.distributions import BoundedNormal, TwoHot
+from sb3_dreamer.common.math import symexp_bins
 
 
 def test_imagined_returns_and_weights_by_hand() -> None:

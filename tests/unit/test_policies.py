@@ -5,7 +5,8 @@ import pytest
 import torch as th
 from gymnasium import spaces
 
-from sb3_dreamer.dreamer.policies import Actor, Critic, DreamerPolicy
+from sb3_dreamer.behaviour.networks import Actor, Critic
+from sb3_dreamer.dreamer.policies import DreamerPolicy
 
 
 def make_policy(**kwargs) -> DreamerPolicy:

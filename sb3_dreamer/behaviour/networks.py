@@ -108,3 +108,23 @@ def track_range(low: th.Tensor, high: th.Tensor, returns: th.Tensor, rate: float
         # of an update that will be skipped; a running average would never forget it
         kept.lerp_(th.where(th.isfinite(now), now, kept), rate)
     return (high - low).clamp_min(limit)
+
+
+class ReturnRange(nn.Module):
+    """Running 5th and 95th percentiles of returns, from 0, which say what a large difference between them is."""
+
+    low: th.Tensor
+    high: th.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", th.zeros(()))
+        self.register_buffer("high", th.zeros(()))
+
+    def update(self, returns: th.Tensor, limit: float = 1.0) -> th.Tensor:
+        """
+        :param returns: any shape
+        :param limit: smallest scale, so that small returns are not blown up
+        :return: what to divide by, scalar
+        """
+        return track_range(self.low, self.high, returns, 0.01, limit)

@@ -1,0 +1,177 @@
+"""What algorithms share whose actors learn in imagination: arguments, learning rates, starts of dreams, dreams to see."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch as th
+import torch.nn as nn
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_dreamer.behaviour.policy import ImaginationPolicy
+from sb3_dreamer.common.arguments import check_max_grad_norm, check_numbers, check_rate
+from sb3_dreamer.common.compilation import Compiled
+from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
+from sb3_dreamer.common.optimizers import clip_grad_norms_
+from sb3_dreamer.common.plain_data import Classes, name_classes
+from sb3_dreamer.common.types import LatentState
+from sb3_dreamer.planning.imagination import imagine_from_observations
+from sb3_dreamer.world_models import RSSM, ImaginedTrajectory, MLPWorldModel, ModelSize, VAEWorldModel
+
+ROWS = 256
+"""Replayed rows a batch, where the number of windows is left open."""
+
+
+class ImaginationAlgorithm(ModelBasedAlgorithm):
+    """Base of algorithms whose actors and critics learn in imagination. A subclass sets what is declared here."""
+
+    policy: ImaginationPolicy
+    imagination_horizon: int
+    imagination_starts: int | None
+    return_lambda: float
+    actor_gradient: Literal["auto", "reinforce", "dynamics"]
+    ent_coef: float | Literal["auto"]
+    action_mean_penalty: float
+    intrinsic_coef: float
+    extrinsic_coef: float
+    actor_learning_rate: float | Schedule | None
+    critic_learning_rate: float | Schedule | None
+    warmup_updates: int
+    max_grad_norm: float | None
+    slow_critic_scale: float
+    slow_critic_rate: float
+    evaluation_rate: float | None
+    rate_of: ClassVar[dict[str, str]]
+    """Which argument is the learning rate of a parameter group, where it is not ``learning_rate``."""
+    _through_dynamics: bool
+    """Whether the actor's gradient comes through the imagined dynamics (else REINFORCE's)."""
+    _ent_coef: float
+    _compiled: dict[str, Compiled]
+    """Compiled functions by name."""
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        if self.actor_gradient not in ("auto", "reinforce", "dynamics"):
+            raise ValueError(f"actor_gradient must be 'auto', 'reinforce' or 'dynamics', got {self.actor_gradient!r}.")
+        if self.ent_coef != "auto" and not (isinstance(self.ent_coef, float | int) and self.ent_coef >= 0):
+            raise ValueError(f"ent_coef must be 'auto' or a number of at least 0, got {self.ent_coef!r}.")
+        check_numbers(self, whole=("imagination_horizon", "imagination_starts"), optional=("imagination_starts",), minimum=1)
+        check_numbers(self, whole=("warmup_updates",))
+        check_max_grad_norm(self)
+        rates = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
+        check_numbers(self, real=[name for name in rates if not callable(getattr(self, name))], optional=rates[1:])
+        check_numbers(self, real=("return_lambda", "slow_critic_rate", "evaluation_rate"), optional=("evaluation_rate",))
+        for name in ("return_lambda", "slow_critic_rate", "evaluation_rate"):
+            value = getattr(self, name)
+            if value is not None and value > 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+        check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "intrinsic_coef", "extrinsic_coef"))
+
+    def _setup_model(self) -> None:
+        if self.batch_length is None:
+            self.batch_length = 8 if isinstance(self.action_space, spaces.Box) else 32
+        check_numbers(self, whole=("batch_length",), minimum=1)
+        if self.batch_size is None:
+            self.batch_size = max(1, ROWS // self.batch_length)
+        super()._setup_model()
+        self._create_aliases()
+        given = {name: getattr(self, name) for name in set(self.rate_of.values())}
+        schedules = {name: self.lr_schedule if rate is None else FloatSchedule(rate) for name, rate in given.items()}
+        self._schedules = {group: schedules[name] for group, name in self.rate_of.items()}
+        discrete = self.action_codec.discrete
+        self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
+        self._ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
+
+    @abstractmethod
+    def _create_aliases(self) -> None:
+        """Name the policy's networks, and compile what is to be compiled."""
+
+    def _update_learning_rates(self) -> None:
+        warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
+        for group in self.policy.optimizer.param_groups:
+            rate = self._schedules.get(group["name"], self.lr_schedule)(self._current_progress_remaining)
+            check_rate(rate, group["name"], self._current_progress_remaining)
+            group["lr"] = warmup * rate
+        self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
+
+    def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
+        """:return: norms of the gradients before, scalars"""
+        groups = self.policy.optimizer.param_groups
+        norms = clip_grad_norms_([group["params"] for group in groups], self.max_grad_norm)
+        metrics.update({f"{group['name']}_grad_norm": norm for group, norm in zip(groups, norms, strict=True)})
+        return norms
+
+    def _step_networks(
+        self,
+        model_loss: th.Tensor,
+        losses_of_behaviour: tuple[th.Tensor, th.Tensor] | tuple[()],
+        actors: Sequence[nn.Module],
+        metrics: dict[str, th.Tensor],
+    ) -> bool:
+        """
+        One step of the optimizer, and of what follows the networks: slow critics and averages.
+
+        :param model_loss: of world model and curiosity
+        :param losses_of_behaviour: of the actors, and of the critics; empty while the model learns alone
+        :param actors: their loss may reach back through the model: only they are to follow it
+        :param metrics: to be completed
+        :return: whether it was taken; losses or gradients that are not finite are skipped
+        """
+        if losses_of_behaviour:
+            actor_loss, value_loss = losses_of_behaviour
+            actor_loss.backward(inputs=[parameter for actor in actors for parameter in actor.parameters()])
+            (model_loss + value_loss).backward()
+        else:
+            model_loss.backward()
+        norms = self._clip_gradients(metrics)
+        if not self._is_sound(model_loss, *losses_of_behaviour, *norms):
+            return False
+        self.policy.optimizer.step()
+        self.policy.update_slow_critic(self.slow_critic_rate)
+        if self.evaluation_rate is not None:
+            self.policy.update_average(self.evaluation_rate)
+        else:
+            self.policy.averaged_updates.zero_()  # an average from before would stand still
+        return True
+
+    def _imagination_starts(self, posterior: LatentState) -> tuple[LatentState, th.Tensor | None]:
+        """:return: detached states ``(N, ...)`` and which of the ``B * T`` they are, None for all"""
+        flat = posterior.detach().map(lambda x: x.flatten(0, 1))
+        total = len(flat.deter)
+        if self.imagination_starts is None or self.imagination_starts >= total:
+            return flat, None
+        chosen = th.randperm(total, device=flat.deter.device)[: self.imagination_starts]
+        return flat.map(lambda x: x[chosen]), chosen
+
+    def imagine(
+        self,
+        obs: np.ndarray | dict[str, np.ndarray],
+        horizon: int,
+        actions: np.ndarray | None = None,
+        state: tuple[np.ndarray, ...] | None = None,
+        deterministic: bool = True,
+    ) -> ImaginedTrajectory:
+        """
+        What the model expects to happen after an observation.
+
+        :param obs: one observation, or a batch of n
+        :param horizon: steps to imagine
+        :param actions: actions of the action space to imagine with, ``(horizon, ...)`` for one observation or
+            ``(n, horizon, ...)`` for a batch; None to follow the policy
+        :param state: the state that :meth:`predict` returned for the observation before, None at an episode's start
+        :param deterministic: modes instead of samples
+        :return: observations, rewards, continue probabilities and actions
+        """
+        return imagine_from_observations(self.policy, obs, horizon, actions, state, deterministic)
+
+    @classmethod
+    def plain_classes(cls) -> Classes:
+        return {**super().plain_classes(), **name_classes([], [RSSM, VAEWorldModel, MLPWorldModel, ModelSize])}
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_compiled", "_schedules"]

@@ -1,0 +1,162 @@
+"""What policies share whose actors learn in imagination: a world model, copies that follow the networks, an optimizer."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import Any, Literal, NamedTuple
+
+import torch as th
+import torch.nn as nn
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+
+from sb3_dreamer.behaviour.networks import Critic
+from sb3_dreamer.common.extractors import ExtractorEncoder
+from sb3_dreamer.common.networks import Norm
+from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
+from sb3_dreamer.common.world_model import WorldModel, check_model_arguments
+from sb3_dreamer.world_models import ModelSize, StandaloneWorldModel
+from sb3_dreamer.world_models.sizes import get_size
+
+
+class ImaginationPolicy(RecurrentModelPolicy):
+    """
+    Base of policies whose actors learn from what a world model imagines. A subclass makes its networks, and says which ones
+    are trained and which ones :meth:`predict` uses a Polyak average of.
+    """
+
+    average_world_model: WorldModel
+    averaged_updates: th.Tensor
+    _slow: Followers
+    _averages: Followers
+    _sizes: ModelSize
+    _norm: Norm
+
+    @abstractmethod
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """:return: the networks that the optimizer changes, by the name of their parameter group"""
+
+    def _make_world_model(
+        self,
+        gamma: float,
+        size: str | ModelSize,
+        latent: str | None,
+        world_model_class: type[WorldModel],
+        world_model_kwargs: dict[str, Any] | None,
+        features_extractor_class: type[BaseFeaturesExtractor] | None,
+        features_extractor_kwargs: dict[str, Any] | None,
+        base: type = WorldModel,
+    ) -> WorldModel:
+        """
+        Sizes and normalisation of the other networks are then known as well. Arguments: see
+        :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`.
+
+        :param base: what the class must derive from
+        :return: the world model
+        """
+        sizes = get_size(size)
+        from_elsewhere = ("keys", "action_size", "size", "gamma", "encoder")
+        check_model_arguments(world_model_class, base, world_model_kwargs, from_elsewhere)
+        model_kwargs = {**world_model_class.small_task_kwargs, **(world_model_kwargs or {})}
+        if latent is not None:
+            model_kwargs["latent"] = latent
+        if features_extractor_class is not None:
+            model_kwargs["encoder"] = self._make_encoder(features_extractor_class, features_extractor_kwargs)
+        elif features_extractor_kwargs:
+            raise ValueError("features_extractor_kwargs need a features_extractor_class.")
+        check_model_arguments(world_model_class, base, model_kwargs)
+        self._sizes, self._norm = sizes, model_kwargs.get("norm", "rms")
+        model = world_model_class(
+            keys=self.observation_codec.keys,
+            action_size=self.action_codec.size,
+            size=sizes,
+            gamma=gamma,
+            **model_kwargs,
+        )
+        if isinstance(model, StandaloneWorldModel):
+            model.attach(self.observation_codec, self.action_codec)
+        return model
+
+    def _make_encoder(self, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any] | None) -> ExtractorEncoder:
+        extractor = extractor_class(self.observation_space, **(kwargs or {}))
+        return ExtractorEncoder(extractor, self.observation_codec.keys, isinstance(self.observation_space, spaces.Dict))
+
+    def _set_precision(self, precision: Literal["fp32", "bf16"], compile: bool) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}.")
+        self.precision, self.compiles = precision, compile
+
+    def _new_critic(self, in_features: int | None = None) -> Critic:
+        sizes = self._sizes
+        return Critic(in_features or self.world_model.feat_size, sizes.units, sizes.layers, sizes.bins, self._norm)
+
+    def _make_optimizer(
+        self, optimizer_class: type[th.optim.Optimizer], optimizer_kwargs: dict[str, Any] | None, lr_schedule: Schedule
+    ) -> th.optim.Optimizer:
+        """:return: the optimizer of :meth:`trained_modules`, a parameter group each"""
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = dict(fused=True)  # the same update in one operation
+        groups = [
+            dict(params=list(module.parameters()), name=name, lr=lr_schedule(1))
+            for name, module in self.trained_modules().items()
+        ]
+        return optimizer_class(groups, **(optimizer_kwargs or {}))
+
+    def autocast(self) -> th.autocast:
+        """:return: the context in which an update computes its losses"""
+        return th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
+
+    @property
+    def _averaged(self) -> bool:
+        return bool(self.averaged_updates > 0)
+
+    def acting_model(self, evaluation: bool) -> WorldModel:
+        return self.average_world_model if evaluation and self._averaged else self.world_model
+
+    @th.no_grad()
+    def update_slow_critic(self, rate: float) -> None:
+        """
+        :param rate: share of the online critic
+        """
+        th._foreach_lerp_(self._slow.copies, self._slow.originals, rate)
+
+    @th.no_grad()
+    def update_average(self, rate: float) -> None:
+        """
+        Move the averages towards the networks in training. The rate is at least 24 over the number of updates, so that they
+        keep up at first.
+
+        :param rate: share of the networks in training
+        """
+        self.averaged_updates += 1
+        rate = min(1.0, max(rate, 24.0 / int(self.averaged_updates)))
+        th._foreach_lerp_(self._averages.copies, self._averages.originals, rate)
+        th._foreach_copy_(self._averages.buffer_copies, self._averages.buffers)
+
+
+def frozen_copy(module: Any) -> Any:
+    """
+    :param module: a network
+    :return: one that starts equal, and that no optimizer changes
+    """
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+class Followers(NamedTuple):
+    """What copies of networks follow, listed once: to go through all modules takes as long as the arithmetic."""
+
+    copies: list[th.Tensor]
+    originals: list[th.Tensor]
+    buffer_copies: list[th.Tensor]
+    buffers: list[th.Tensor]
+
+    @classmethod
+    def of(cls, pairs: list[tuple[nn.Module, nn.Module]]) -> Followers:
+        """
+        :param pairs: copies, each with its original
+        :return: their tensors
+        """
+        copied, original = (nn.ModuleList(modules) for modules in zip(*pairs, strict=True))
+        return cls(list(copied.parameters()), list(original.parameters()), list(copied.buffers()), list(original.buffers()))

@@ -1,0 +1,200 @@
+"""How manager and worker learn, both from the same imagined rollouts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
+from sb3_dreamer.behaviour.goals import CURIOSITY_FLOOR
+from sb3_dreamer.behaviour.losses import critic_loss, dynamics_actor_loss, reinforce_actor_loss
+from sb3_dreamer.behaviour.networks import Critic, ReturnRange
+from sb3_dreamer.common.distributions import ActionDistribution
+from sb3_dreamer.common.types import ImaginedRollout, LatentState
+from sb3_dreamer.director.losses import manager_returns, max_cosine, step_weights, worker_returns
+from sb3_dreamer.director.policies import DirectorPolicy
+
+Metrics = dict[str, th.Tensor]
+
+
+class Blocks(NamedTuple):
+    """N dreams of M blocks, each with one goal for K steps; axes as in :mod:`sb3_dreamer.director.losses`."""
+
+    states: LatentState
+    """The last state of a block and the first of the next are the same, ``(N, M, K + 1, ...)``."""
+    actions: th.Tensor
+    """``(N, M, K, A)``."""
+    codes: th.Tensor
+    """``(N, M, C)``."""
+    goals: th.Tensor
+    """The states that the codes stand for, ``(N, M, D)``."""
+    manager: ActionDistribution
+    """What the codes were drawn from, ``(N, M, C)``."""
+    worker: ActionDistribution
+    """What the actions were drawn from, ``(N, M, K, A)``."""
+    discount: th.Tensor
+    """Of the states, ``(N, M, K + 1)``."""
+    weights: th.Tensor
+    """What the steps count, ``(N, M, K)``."""
+
+
+class DirectorLosses(ImaginationAlgorithm):
+    """An algorithm whose manager and worker learn in imagination. A subclass puts the losses into its updates."""
+
+    policy: DirectorPolicy
+    goal_steps: int
+
+    def _imagine(self, starts: LatentState) -> Blocks:
+        """
+        Follow manager and worker through the model; gradients flow only where the worker's loss needs them, and never from
+        one block into the one before: what the worker does for a goal is not to serve the next one.
+
+        :param starts: where to imagine from, ``(N, ...)``
+        """
+        policy, steps = self.policy, self.goal_steps
+        n, count = len(starts.deter), self.imagination_horizon // steps
+        manager_noise = policy.manager.noise((n, count), starts.deter).unbind(1)
+        worker_noise = policy.worker.noise((n, count * steps), starts.deter).unbind(1)
+        rollouts: list[ImaginedRollout] = []
+        codes: list[th.Tensor] = []
+        goals: list[th.Tensor] = []
+        managers: list[ActionDistribution] = []
+        workers: list[ActionDistribution] = []
+        state = starts
+        for block in range(count):
+            with th.enable_grad():
+                managers.append(policy.manager(state.feat.detach()))
+            with th.no_grad():
+                codes.append(managers[-1].sample(manager_noise[block]).detach())
+                goals.append(policy.autoencoder.decode(codes[-1]))
+
+            def act(feat: th.Tensor) -> th.Tensor:
+                with th.enable_grad():
+                    workers.append(policy.worker(th.cat([feat.detach(), goals[-1]], dim=-1)))
+                return workers[-1].sample(worker_noise[len(workers) - 1])
+
+            with th.set_grad_enabled(self._through_dynamics):
+                rollouts.append(self.world_model.imagine(act, state, steps))
+            state = rollouts[-1].states.map(lambda x: x[:, -1]).detach()
+        by_block = [type(workers[0]).stack(workers[i * steps : (i + 1) * steps], dim=1) for i in range(count)]  # type: ignore[arg-type]
+        states = LatentState.stack([rollout.states for rollout in rollouts], dim=1)
+        with th.set_grad_enabled(self._through_dynamics):
+            discount = self.world_model.predict_discount(states)
+        return Blocks(
+            states,
+            th.stack([rollout.actions for rollout in rollouts], dim=1),
+            th.stack(codes, dim=1),
+            th.stack(goals, dim=1),
+            type(managers[0]).stack(managers, dim=1),  # type: ignore[arg-type]
+            type(by_block[0]).stack(by_block, dim=1),  # type: ignore[arg-type]
+            discount,
+            step_weights(discount),
+        )
+
+    def _behaviour_losses(self, posterior: LatentState, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param posterior: states of the replayed batch, ``(B, T, ...)``
+        :param metrics: to be completed
+        :return: loss of both actors, and of the three critics
+        """
+        starts, _ = self._imagination_starts(posterior)
+        blocks = self._compiled.get("imagine", self._imagine)(starts)
+        worker_loss, worker_value_loss = self._worker_losses(blocks, metrics)
+        manager_loss, manager_value_loss = self._manager_losses(blocks, metrics)
+        return worker_loss + manager_loss, worker_value_loss + manager_value_loss
+
+    def _worker_losses(self, blocks: Blocks, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
+        """The worker is to come near the goal, and nothing else: it never hears of the task's reward."""
+        policy = self.policy
+        goals = blocks.goals.unsqueeze(2).expand(-1, -1, self.goal_steps + 1, -1)  # (N, M, K + 1, D)
+        pursuing = th.cat([blocks.states.feat, goals], dim=-1)
+        critic = policy.worker_critic(pursuing)
+        with th.set_grad_enabled(self._through_dynamics):
+            reward = max_cosine(blocks.states.deter, goals)
+            value = critic.mean
+            returns = worker_returns(reward, blocks.discount, value, self.return_lambda)
+        scale = policy.worker_range.update(returns)
+        entropy, weights = blocks.worker.entropy, blocks.weights
+        if self._through_dynamics:
+            actor_loss = dynamics_actor_loss(entropy, returns, weights, scale, self._ent_coef).mean()
+        else:
+            log_prob = blocks.worker.log_prob(blocks.actions.detach())
+            actor_loss = reinforce_actor_loss(
+                log_prob, entropy, returns, value[..., :-1], weights, scale, self._ent_coef
+            ).mean()
+        saturation = blocks.worker.saturation
+        if self.action_mean_penalty > 0:
+            actor_loss = actor_loss + self.action_mean_penalty * saturation.mean()
+        value_loss = self._value_loss(policy.worker_critic, policy.slow_worker_critic, pursuing[..., :-1, :], returns, weights)
+        metrics.update(
+            worker_loss=actor_loss,
+            worker_critic_loss=value_loss,
+            worker_entropy=entropy.mean(),
+            worker_saturation=saturation.mean(),
+            worker_scale=scale,
+            goal_reward=reward.mean(),
+            goal_reward_start=reward[..., 0].mean(),
+            goal_reward_end=reward[..., -1].mean(),
+        )
+        return actor_loss, value_loss
+
+    def _manager_losses(self, blocks: Blocks, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
+        """The manager's steps are blocks; its rewards are the task's, and what the autoencoder cannot reconstruct."""
+        policy, states = self.policy, blocks.states
+        with th.no_grad():
+            task_reward, novelty = self.world_model.predict_reward(states), policy.autoencoder.error(states.deter)
+        critics = (policy.manager_critic, policy.slow_manager_critic, policy.task_range)
+        for_task, task_loss = self._manager_advantage("task", blocks, task_reward, *critics, 1.0, metrics)
+        critics = (policy.novelty_critic, policy.slow_novelty_critic, policy.novelty_range)
+        for_novelty, novelty_loss = self._manager_advantage("novelty", blocks, novelty, *critics, CURIOSITY_FLOOR, metrics)
+        advantage = self.extrinsic_coef * for_task + self.intrinsic_coef * for_novelty
+
+        log_prob, entropy, weights = blocks.manager.log_prob(blocks.codes), blocks.manager.entropy, blocks.weights[..., 0]
+        ent_coef = policy.manager_ent.update(entropy.mean().detach())
+        loss = (-weights * (log_prob * advantage + ent_coef * entropy)).mean()
+        metrics.update(manager_loss=loss, manager_entropy=entropy.mean(), manager_ent_coef=ent_coef)
+        return loss, task_loss + novelty_loss
+
+    def _manager_advantage(
+        self,
+        name: str,
+        blocks: Blocks,
+        reward: th.Tensor,
+        critic: Critic,
+        slow: Critic,
+        tracked: ReturnRange,
+        floor: float,
+        metrics: Metrics,
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        One of the manager's rewards.
+
+        :param name: for the log
+        :param blocks: the dreams
+        :param reward: of their states, ``(N, M, K + 1)``
+        :param critic: of its returns
+        :param slow: the critic's slow copy
+        :param tracked: range of the returns
+        :param floor: the least that counts as a range
+        :param metrics: to be completed
+        :return: advantages in units of the range, without gradient ``(N, M)``, and the critic's loss
+        """
+        feat = blocks.states.feat
+        feat = th.cat([feat[:, :, 0], feat[:, -1:, -1]], dim=1).detach()  # (N, M + 1, F)
+        with th.no_grad():
+            value = critic(feat).mean
+            returns = manager_returns(reward, blocks.discount, value, self.return_lambda)
+        scale = tracked.update(returns, floor)
+        loss = self._value_loss(critic, slow, feat[:, :-1], returns, blocks.weights[..., 0])
+        metrics[f"{name}_reward"], metrics[f"{name}_return"] = reward.mean(), returns.mean()
+        metrics[f"{name}_scale"], metrics[f"{name}_value"] = scale, value.mean()
+        metrics[f"{name}_critic_loss"] = loss
+        return (returns - value[:, :-1]) / scale, loss
+
+    def _value_loss(self, critic: Critic, slow: Critic, feat: th.Tensor, returns: th.Tensor, weights: th.Tensor) -> th.Tensor:
+        """:return: a critic's loss on states ``(..., F)``, into which no gradient goes, scalar"""
+        feat = feat.detach()
+        with th.no_grad():
+            slow_value = slow(feat).mean if self.slow_critic_scale > 0 else None
+        return critic_loss(critic(feat), returns.detach(), slow_value, weights, self.slow_critic_scale).mean()
