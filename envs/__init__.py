@@ -12,10 +12,13 @@ id                                            observation        action       wh
 ``ContinuousPendulumPixels-v0``               64 x 64 RGB image  ``Box (1,)`` swing up from pictures of the pendulum
 ``FourRooms-v0``                              ``Box (2,)``       ``Box (2,)`` find the goal behind three doors
 ``PinPad-v0``                                 ``Box (n + 2,)``   5 choices    touch n pads in order
+``MetaPendulum-v0``                           ``Box (3,)``       ``Box (1,)`` swing up a rod of unknown mass and length
+``MetaCartPole-v0``                           ``Box (4,)``       ``Box (1,)`` balance a pole of unknown length
 ============================================  =================  ===========  ==========================================
 
 In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the
 id is known there too. ``gym.make_vec`` builds the batched versions, which reset an ended episode in the same step.
+The last two draw what is unknown at every reset; :class:`TrialWrapper` keeps it for several episodes, a trial.
 """
 
 import gymnasium as gym
@@ -24,13 +27,17 @@ from envs.base import ToyEnv, ToyTask
 from envs.cartpole import ContinuousCartPoleEnv, ContinuousCartPoleVectorEnv
 from envs.checkpoint import get_env_state, set_env_state
 from envs.delayed_recall import DelayedRecallEnv, DelayedRecallVectorEnv
+from envs.drawn import DrawnPhysicsEnv
 from envs.four_rooms import FourRoomsEnv, FourRoomsVectorEnv
+from envs.meta_cartpole import MetaCartPoleEnv, MetaCartPoleVectorEnv
+from envs.meta_pendulum import MetaPendulumEnv, MetaPendulumVectorEnv
 from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv
 from envs.pendulum_no_velocity import ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv
 from envs.pendulum_pixels import ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv
 from envs.pendulum_sparse import ContinuousPendulumSparseEnv, ContinuousPendulumSparseVectorEnv
 from envs.pin_pad import PinPadEnv, PinPadVectorEnv
 from envs.sequence_memory import SequenceMemoryEnv, SequenceMemoryVectorEnv
+from envs.trials import TrialWrapper
 from envs.vector import ToyVectorEnv
 
 # Another distribution may own the module name ``envs``; this marker tells whoever imports it that it got the right one.
@@ -47,13 +54,19 @@ _TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
     "FourRooms-v0": (FourRoomsEnv, FourRoomsVectorEnv),
     "PinPad-v0": (PinPadEnv, PinPadVectorEnv),
 }
+_META_TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
+    "MetaPendulum-v0": (MetaPendulumEnv, MetaPendulumVectorEnv),
+    "MetaCartPole-v0": (MetaCartPoleEnv, MetaCartPoleVectorEnv),
+}
 
 TASK_IDS: tuple[str, ...] = tuple(_TASKS)
+META_TASK_IDS: tuple[str, ...] = tuple(_META_TASKS)
+"""Many tasks in one: what differs is drawn, and never shown."""
 
 
 def register_tasks() -> None:
     """Register every toy task that Gymnasium does not know yet (registering an id twice would warn)."""
-    for task_id, (env_class, vector_class) in _TASKS.items():
+    for task_id, (env_class, vector_class) in {**_TASKS, **_META_TASKS}.items():
         if task_id not in gym.registry:
             # Strings rather than classes keep the EnvSpec serialisable.
             gym.register(
@@ -67,6 +80,7 @@ def register_tasks() -> None:
 register_tasks()
 
 __all__ = [
+    "META_TASK_IDS",
     "TASK_IDS",
     "ContinuousCartPoleEnv",
     "ContinuousCartPoleVectorEnv",
@@ -80,8 +94,13 @@ __all__ = [
     "ContinuousPendulumVectorEnv",
     "DelayedRecallEnv",
     "DelayedRecallVectorEnv",
+    "DrawnPhysicsEnv",
     "FourRoomsEnv",
     "FourRoomsVectorEnv",
+    "MetaCartPoleEnv",
+    "MetaCartPoleVectorEnv",
+    "MetaPendulumEnv",
+    "MetaPendulumVectorEnv",
     "PinPadEnv",
     "PinPadVectorEnv",
     "SequenceMemoryEnv",
@@ -89,6 +108,7 @@ __all__ = [
     "ToyEnv",
     "ToyTask",
     "ToyVectorEnv",
+    "TrialWrapper",
     "get_env_state",
     "register_tasks",
     "set_env_state",

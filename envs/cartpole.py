@@ -16,12 +16,33 @@ MASS_CART = 1.0  # kg
 MASS_POLE = 0.1  # kg
 MASS_TOTAL = MASS_CART + MASS_POLE
 HALF_LENGTH = 0.5  # m, from the hinge to the pole's middle
-POLE_MOMENT = MASS_POLE * HALF_LENGTH
 MAX_FORCE = 10.0  # N
 TIME_STEP = 0.02  # s
 MAX_POSITION = 2.4  # m
 MAX_ANGLE = math.radians(12)
 EPISODE_STEPS = 200
+
+
+def push_cart(state: FloatArray, action: npt.NDArray[Any], half_length: FloatArray | float) -> FloatArray:
+    """Integrate one time step (explicit Euler, as Gymnasium does).
+
+    :param state: position, velocity, angle and angular velocity, shape ``(..., 4)``
+    :param action: force in units of 10 N, shape ``(..., 1)``
+    :param half_length: from the hinge to the pole's middle in m, ``(...)`` or a number
+    :return: next state, shape ``(..., 4)``
+    """
+    x, x_velocity, theta, theta_velocity = (state[..., i] for i in range(4))
+    moment = MASS_POLE * half_length
+    force = MAX_FORCE * action[..., 0]
+    cos, sin = np.cos(theta), np.sin(theta)
+    push = (force + moment * theta_velocity * theta_velocity * sin) / MASS_TOTAL
+    theta_acceleration = (GRAVITY * sin - cos * push) / (half_length * (4 / 3 - MASS_POLE * cos * cos / MASS_TOTAL))
+    x_acceleration = push - moment * theta_acceleration * cos / MASS_TOTAL
+    x = x + TIME_STEP * x_velocity
+    x_velocity = x_velocity + TIME_STEP * x_acceleration
+    theta = theta + TIME_STEP * theta_velocity
+    theta_velocity = theta_velocity + TIME_STEP * theta_acceleration
+    return np.stack((x, x_velocity, theta, theta_velocity), axis=-1)
 
 
 class CartPoleTask(ToyTask):
@@ -55,18 +76,10 @@ class CartPoleTask(ToyTask):
         :return: next state ``(..., 4)``; reward ``(...)``, 1 unless the episode ends here; ``|x| > 2.4 m`` or
             ``|θ| > 12°`` ``(...)``
         """
-        x, x_velocity, theta, theta_velocity = (state[..., i] for i in range(4))
-        force = MAX_FORCE * action[..., 0]
-        cos, sin = np.cos(theta), np.sin(theta)
-        push = (force + POLE_MOMENT * theta_velocity * theta_velocity * sin) / MASS_TOTAL
-        theta_acceleration = (GRAVITY * sin - cos * push) / (HALF_LENGTH * (4 / 3 - MASS_POLE * cos * cos / MASS_TOTAL))
-        x_acceleration = push - POLE_MOMENT * theta_acceleration * cos / MASS_TOTAL
-        x = x + TIME_STEP * x_velocity
-        x_velocity = x_velocity + TIME_STEP * x_acceleration
-        theta = theta + TIME_STEP * theta_velocity
-        theta_velocity = theta_velocity + TIME_STEP * theta_acceleration
+        state = push_cart(state, action, HALF_LENGTH)
+        x, theta = state[..., 0], state[..., 2]
         terminated = (np.abs(x) > MAX_POSITION) | (np.abs(theta) > MAX_ANGLE)
-        return np.stack((x, x_velocity, theta, theta_velocity), axis=-1), np.where(terminated, 0.0, 1.0), terminated
+        return state, np.where(terminated, 0.0, 1.0), terminated
 
     def observe(self, state: FloatArray) -> npt.NDArray[np.float32]:
         """Show the whole state.

@@ -7,16 +7,19 @@ import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
 from envs.base import ToyEnv
+from envs.trials import TrialWrapper
 
 
 def get_env_state(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Copy all that decides how an environment made by ``gym.make`` goes on, the time limit's step count included.
+    """Copy all that decides how an environment made by ``gym.make`` goes on, the time limit's step count included, and where
+    in its trial a :class:`envs.TrialWrapper` is.
 
     :param env: a toy environment, wrapped or not
     :return: a dictionary that pickles
     """
     elapsed = [wrapper._elapsed_steps for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)]
-    return {"env": _toy_env(env).get_state(), "elapsed_steps": elapsed}
+    trials = [wrapper.get_state() for wrapper in _wrappers(env) if isinstance(wrapper, TrialWrapper)]
+    return {"env": _toy_env(env).get_state(), "elapsed_steps": elapsed, **({"trials": trials} if trials else {})}
 
 
 def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
@@ -34,10 +37,18 @@ def set_env_state(env: gym.Env[Any, Any], state: dict[str, Any]) -> None:
             f"env has {len(limits)} TimeLimit wrappers, but state comes from one with {len(state['elapsed_steps'])}. "
             "Make both environments in the same way."
         )
+    trials = [wrapper for wrapper in _wrappers(env) if isinstance(wrapper, TrialWrapper)]
+    if len(trials) != len(state.get("trials", [])):
+        raise ValueError(
+            f"env has {len(trials)} TrialWrappers, but state comes from one with {len(state.get('trials', []))}. "
+            "Make both environments in the same way."
+        )
     env.reset()
     toy.set_state(state["env"])
     for limit, elapsed in zip(limits, state["elapsed_steps"], strict=True):
         limit._elapsed_steps = elapsed
+    for trial, trial_state in zip(trials, state.get("trials", []), strict=True):
+        trial.set_state(trial_state)
 
 
 def _wrappers(env: gym.Env[Any, Any]) -> Iterator[gym.Wrapper[Any, Any, Any, Any]]:

@@ -19,6 +19,25 @@ MAX_VELOCITY = 8.0  # rad/s
 EPISODE_STEPS = 200
 
 
+def swing(
+    state: FloatArray, action: npt.NDArray[Any], mass: FloatArray | float, length: FloatArray | float
+) -> tuple[FloatArray, FloatArray]:
+    """Integrate one time step (semi-implicit Euler) of a rod. The cost is that of the state arrived at.
+
+    :param state: angle and angular velocity, shape ``(..., 2)``
+    :param action: torque in N m, shape ``(..., 1)``
+    :param mass: in kg, ``(...)`` or a number
+    :param length: in m, ``(...)`` or a number
+    :return: next state ``(..., 2)``, reward ``-(θ² + 0.1 θ̇² + 0.001 u²)`` ``(...)``
+    """
+    theta, velocity, torque = state[..., 0], state[..., 1], action[..., 0]
+    acceleration = 3 * GRAVITY / (2 * length) * np.sin(theta) + 3 / (mass * length * length) * torque
+    velocity = np.clip(velocity + acceleration * TIME_STEP, -MAX_VELOCITY, MAX_VELOCITY)
+    theta = (theta + velocity * TIME_STEP + np.pi) % (2 * np.pi) - np.pi
+    reward = -(theta * theta + 0.1 * velocity * velocity + 0.001 * torque * torque)
+    return np.stack((theta, velocity), axis=-1), reward
+
+
 class PendulumTask(ToyTask):
     """Rules of the pendulum: ``θ̈ = 3g/(2l)·sin θ + 3/(m l²)·u``, with θ = 0 upright.
 
@@ -45,12 +64,8 @@ class PendulumTask(ToyTask):
         :param action: torque in N m, shape ``(..., 1)``
         :return: next state ``(..., 2)``, reward ``-(θ² + 0.1 θ̇² + 0.001 u²)`` ``(...)``, never terminated ``(...)``
         """
-        theta, velocity, torque = state[..., 0], state[..., 1], action[..., 0]
-        acceleration = 3 * GRAVITY / (2 * LENGTH) * np.sin(theta) + 3 / (MASS * LENGTH * LENGTH) * torque
-        velocity = np.clip(velocity + acceleration * TIME_STEP, -MAX_VELOCITY, MAX_VELOCITY)
-        theta = (theta + velocity * TIME_STEP + np.pi) % (2 * np.pi) - np.pi
-        reward = -(theta * theta + 0.1 * velocity * velocity + 0.001 * torque * torque)
-        return np.stack((theta, velocity), axis=-1), reward, np.zeros(np.shape(theta), dtype=np.bool_)
+        state, reward = swing(state, action, MASS, LENGTH)
+        return state, reward, np.zeros(np.shape(reward), dtype=np.bool_)
 
     def observe(self, state: FloatArray) -> Observation:
         """Show ``[cos θ, sin θ, θ̇]``.

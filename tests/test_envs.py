@@ -16,7 +16,7 @@ import envs
 EXPECTED_ADVICE = ("symmetric and normalized", "infinity. This is probably too")
 
 
-@pytest.fixture(params=envs.TASK_IDS)
+@pytest.fixture(params=envs.TASK_IDS + envs.META_TASK_IDS)
 def task_id(request):
     return f"envs:{request.param}"
 

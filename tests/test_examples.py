@@ -23,6 +23,7 @@ ARGUMENTS = {
     "mbpo_beside_sac.py": ["--total-timesteps", "220", "--seeds", "1", "--out", "{out}"],
     "goals_in_four_rooms.py": ["--total-timesteps", "202", "--out", "{out}"],
     "explore_without_reward.py": ["--total-timesteps", "210", "--updates", "5", "--out", "{out}"],
+    "adapt_to_a_new_task.py": ["--total-timesteps", "220", "--out", "{out}"],
 }
 LEAVES = {
     "quickstart.py": ["dreamer_pendulum.zip"],
@@ -40,6 +41,7 @@ LEAVES = {
     "mbpo_beside_sac.py": ["results.csv", "summary.json", "curves.png"],
     "goals_in_four_rooms.py": ["director.zip"],
     "explore_without_reward.py": ["mountain_car.zip"],
+    "adapt_to_a_new_task.py": ["meta_pendulum.zip"],
 }
 
 
@@ -47,8 +49,15 @@ def test_every_example_is_tested() -> None:
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(ARGUMENTS) == set(LEAVES)
 
 
-LONG = ("compare_with_baselines.py", "pets_pendulum.py", "mbpo_beside_sac.py", "explore_without_reward.py", "dream_video.py")
-LONG += ("goals_in_four_rooms.py",)
+LONG = (
+    "compare_with_baselines.py",
+    "pets_pendulum.py",
+    "mbpo_beside_sac.py",
+    "explore_without_reward.py",
+    "dream_video.py",
+    "goals_in_four_rooms.py",
+    "adapt_to_a_new_task.py",
+)
 """Ten seconds and more."""
 
 

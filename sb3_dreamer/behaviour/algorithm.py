@@ -21,7 +21,7 @@ from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.planning.imagination import imagine_from_observations
-from sb3_dreamer.world_models import RSSM, ImaginedTrajectory, MLPWorldModel, ModelSize, VAEWorldModel
+from sb3_dreamer.world_models import RSSM, ContextRSSM, ImaginedTrajectory, MLPWorldModel, ModelSize, VAEWorldModel
 
 ROWS = 256
 """Replayed rows a batch, where the number of windows is left open."""
@@ -171,7 +171,7 @@ class ImaginationAlgorithm(ModelBasedAlgorithm):
 
     @classmethod
     def plain_classes(cls) -> Classes:
-        return {**super().plain_classes(), **name_classes([], [RSSM, VAEWorldModel, MLPWorldModel, ModelSize])}
+        return {**super().plain_classes(), **name_classes([], [RSSM, ContextRSSM, VAEWorldModel, MLPWorldModel, ModelSize])}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_compiled", "_schedules"]

@@ -266,7 +266,7 @@ class BlockGRU(nn.Module):
         x = self._join(th.bmm(th.cat([split, inputs], dim=-1), self.hidden_weight)) + self.hidden_bias
         x = norm_silu(self.hidden_norm, x)
         gates = th.baddbmm(self.gate_bias.view(self.blocks, 1, -1), self._split(x), self.gate_weight)
-        return self._join(_gate(split, gates, self.update_bias))
+        return self._join(gru_gate(split, gates, self.update_bias))
 
     def step(self, deter: th.Tensor, stoch: th.Tensor, action_term: th.Tensor, weights: UnrollWeights) -> th.Tensor:
         """
@@ -286,9 +286,9 @@ class BlockGRU(nn.Module):
             x = x + self._join(th.bmm(self._split(deter), weights.deter))
         x = norm_silu(self.hidden_norm, x)
         if self.blocks == 1:
-            return _gate(deter, th.addmm(weights.gate_bias, x, self.gate_weight[0]))
+            return gru_gate(deter, th.addmm(weights.gate_bias, x, self.gate_weight[0]))
         gates = th.baddbmm(weights.gate_bias, self._split(x), self.gate_weight)
-        return self._join(_gate(self._split(deter), gates))
+        return self._join(gru_gate(self._split(deter), gates))
 
     def _split(self, x: th.Tensor) -> th.Tensor:
         """``(B, G * I)`` to ``(G, B, I)``."""
@@ -299,8 +299,15 @@ class BlockGRU(nn.Module):
         return x.transpose(0, 1).flatten(1)
 
 
-def _gate(deter: th.Tensor, gates: th.Tensor, update_bias: th.Tensor | None = None) -> th.Tensor:
-    """``(..., D)`` and ``(..., 3 D)`` to ``(..., D)``, or the same of every block; in float32, as states are."""
+def gru_gate(deter: th.Tensor, gates: th.Tensor, update_bias: th.Tensor | None = None) -> th.Tensor:
+    """
+    The last step of a GRU whose reset gate is on the candidate; in float32, as states are.
+
+    :param deter: the state before, ``(..., D)``
+    :param gates: of reset, candidate and update, ``(..., 3 D)``
+    :param update_bias: added to the update gate, ``(D,)``; None where it has been
+    :return: the state, ``(..., D)``
+    """
     reset, candidate, update = gates.float().chunk(3, dim=-1)
     candidate = th.tanh(th.sigmoid(reset) * candidate)
     return th.lerp(deter, candidate, th.sigmoid(update if update_bias is None else update + update_bias))

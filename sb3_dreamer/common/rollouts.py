@@ -165,7 +165,7 @@ class RolloutAlgorithm(SavingAlgorithm):
 
     def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
         """The row of an episode's last observation, which a VecEnv hides in ``info`` as it has reset already."""
-        assert self.replay_buffer is not None
+        assert self.replay_buffer is not None and self._last_state is not None
         seen, rewards = batched(info["terminal_observation"]), np.array([reward])
         last_obs = self.observation_codec.to_arrays(seen)
         stored = last_obs
@@ -179,6 +179,7 @@ class RolloutAlgorithm(SavingAlgorithm):
             is_first=False,
             is_last=True,
             is_terminal=not info.get("TimeLimit.truncated", False),
+            deter=self.policy.world_model.after_episode(self._last_state[0][[i]]),
         )
         self.policy.update_statistics(last_obs, rewards)
 

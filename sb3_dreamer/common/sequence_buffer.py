@@ -6,6 +6,7 @@ import copy
 import pathlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,9 @@ class SequenceBuffer:
         keep them in memory. The files belong to this replay and go with it; :meth:`ModelBasedAlgorithm.save_replay_buffer`
         is what keeps them.
     """
+
+    _newest: int | None = None
+    """How many of each stream's rows to draw from, while it is not all."""
 
     def __init__(
         self,
@@ -161,9 +165,26 @@ class SequenceBuffer:
         self._count[streams] += 1  # last, so that an interrupt never leaves a row that is counted but half written
 
     def _starts(self, length: int) -> np.ndarray:
-        """Number of windows of ``length`` rows that lie wholly in each stream's held rows, ``(n_envs,)``."""
-        held = np.minimum(self._count, self.capacity)
-        return np.maximum(held - length + 1, 0)
+        """Number of windows of ``length`` rows that lie wholly in the rows to draw from, ``(n_envs,)``."""
+        return np.maximum(self._count - self._oldest() - length + 1, 0)
+
+    def _oldest(self) -> np.ndarray:
+        """Number of each stream's oldest row to draw from, ``(n_envs,)``."""
+        reach = self.capacity if self._newest is None else min(self._newest, self.capacity)
+        return np.maximum(self._count - reach, 0)
+
+    @contextmanager
+    def newest(self, rows: int | None) -> Iterator[None]:
+        """
+        Inside, samples come from the newest rows alone.
+
+        :param rows: how many of each environment; None for all
+        """
+        self._newest = rows
+        try:
+            yield
+        finally:
+            del self._newest
 
     def can_sample(self, batch_length: int) -> bool:
         """
@@ -191,7 +212,7 @@ class SequenceBuffer:
         bounds = np.cumsum(starts)
         pick = self._rng.integers(total, size=batch_size)
         streams = np.searchsorted(bounds, pick, side="right")
-        oldest = np.maximum(self._count - self.capacity, 0)
+        oldest = self._oldest()
         rows = pick - (bounds - starts)[streams] + oldest[streams]
         if online:
             self._serve_online(streams, rows, length, oldest)

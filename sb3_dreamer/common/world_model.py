@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
 import torch.nn as nn
 
@@ -46,6 +47,13 @@ class WorldModel(nn.Module, ABC):
             th.zeros(batch_size, self.deter_size, device=like.device),
             th.zeros(batch_size, self.stoch_size, device=like.device),
         )
+
+    def after_episode(self, deter: np.ndarray) -> np.ndarray:
+        """
+        :param deter: deterministic states at the last observations that were acted on, ``(n, D)``
+        :return: what of them the next episode may still use, ``(n, D)``: nothing, or what is known of the task
+        """
+        return np.zeros_like(deter)
 
     @abstractmethod
     def observe_step(

@@ -256,19 +256,27 @@ class Dreamer(BehaviourLosses):
         """See :meth:`ModelBasedAlgorithm.learn`, which has the same arguments."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    def adapt(self, gradient_steps: int, reward_fn: RewardFn | None = None) -> None:
+    def adapt(self, gradient_steps: int, reward_fn: RewardFn | None = None, last_rows: int | None = None) -> None:
         """
-        After exploring: learn a task from what has been seen, without a step of the environment. Exploration ends, actor and
-        critic begin anew; world model and replay stay, and :meth:`learn` goes on with the task.
+        Learn from what has been seen, without a step of the environment. After exploring: exploration ends, actor and critic
+        begin anew; world model and replay stay, and :meth:`learn` goes on with the task. Otherwise all networks go on from
+        where they are: with ``last_rows`` they are fine-tuned to what came last, such as a task that has changed.
 
         :param gradient_steps: updates of model, actor and critic
         :param reward_fn: the task: rewards ``(n,)`` of observations ``(n, ...)`` or a dictionary of such, actions ``(n, ...)``
             of the action space, and the observations they led to; the replay's rewards become these. None for the rewards
             that the environment gave
+        :param last_rows: learn from so many newest rows of each environment (an episode of n steps takes n + 1); None for all
         :raises ValueError: there is nothing to learn from, or rewards that are not n finite numbers
         """
         assert self.replay_buffer is not None
         check_whole(gradient_steps=gradient_steps)
+        if last_rows is not None:
+            check_whole(last_rows=last_rows)
+            if last_rows <= self.batch_length:
+                raise ValueError(
+                    f"last_rows={last_rows} must be more than batch_length={self.batch_length}, one window's rows."
+                )
         if not self.replay_buffer.can_sample(self.batch_length):
             raise ValueError(
                 "adapt() learns from the replay, which holds no window of rows yet: learn(), or load_replay_buffer()."
@@ -282,7 +290,8 @@ class Dreamer(BehaviourLosses):
             self._create_aliases()
         if not hasattr(self, "_logger"):
             self.set_logger(configure_logger(self.verbose, None))
-        self.train(gradient_steps)
+        with self.replay_buffer.newest(last_rows):
+            self.train(gradient_steps)
 
     # ---- saving
 

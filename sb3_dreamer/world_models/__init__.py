@@ -2,6 +2,7 @@
 
 from sb3_dreamer.common.world_model import Policy, WorldModel
 from sb3_dreamer.world_models.collect import collect, from_minari, from_replay_buffer
+from sb3_dreamer.world_models.context_rssm import ContextRSSM
 from sb3_dreamer.world_models.dataset import EpisodeDataset
 from sb3_dreamer.world_models.dream import DreamEnv, DreamVecEnv
 from sb3_dreamer.world_models.ensemble import DropoutWorldModel, EnsembleWorldModel, LaplaceWorldModel
@@ -18,6 +19,7 @@ from sb3_dreamer.world_models.vae import VAEWorldModel
 __all__ = [
     "RSSM",
     "SIZES",
+    "ContextRSSM",
     "DreamEnv",
     "DreamVecEnv",
     "DropoutWorldModel",

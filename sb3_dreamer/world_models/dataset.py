@@ -133,20 +133,33 @@ class EpisodeDataset:
 
     def split(self, fraction: float, seed: int | None = 0) -> tuple[EpisodeDataset, EpisodeDataset]:
         """
-        Whole episodes for one use and for another: rows of one episode resemble each other.
+        Whole episodes for one use and for another: rows of one episode resemble each other. Whole trials, where the
+        observation tells of them (``envs.TrialWrapper``): an episode goes with the one that its task is known from.
 
-        :param fraction: share of the episodes in the second part, at least one in each
+        :param fraction: share of the episodes (trials) in the second part, at least one in each
         :param seed: of the drawing
         :return: the two parts
-        :raises ValueError: the fraction is not between 0 and 1, or there are fewer than two episodes
+        :raises ValueError: the fraction is not between 0 and 1, or there are fewer than two episodes (trials)
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must lie between 0 and 1, got {fraction}.")
-        if self.n_episodes < 2:
-            raise ValueError(f"A data set of {self.n_episodes} episodes cannot be split: collect at least two.")
-        order = np.random.default_rng(seed).permutation(self.n_episodes)
-        second = int(np.clip(round(fraction * self.n_episodes), 1, self.n_episodes - 1))
-        return self.episodes(np.sort(order[second:])), self.episodes(np.sort(order[:second]))
+        trial = np.cumsum(self._starts_trial()) - 1
+        n = int(trial[-1]) + 1 if len(trial) else 0
+        if n < 2:
+            what = "episodes" if n == self.n_episodes else "trials"
+            raise ValueError(f"A data set of {n} {what} cannot be split: collect at least two.")
+        order = np.random.default_rng(seed).permutation(n)
+        second = np.isin(trial, order[: int(np.clip(round(fraction * n), 1, n - 1))])
+        return self.episodes(~second), self.episodes(second)
+
+    def _starts_trial(self) -> np.ndarray:
+        """Where an episode does not go on with the task of the one before, ``(n_episodes,)``."""
+        starts = np.ones(self.n_episodes, dtype=bool)
+        space = self.spaces_by_key().get("trial")
+        if isinstance(space, spaces.MultiBinary) and space.shape == (2,):
+            bits = self.observations["trial"][self.is_first.astype(bool)]
+            starts[1:] = bits[1:, 0].astype(bool) | ~bits[1:, 1].astype(bool)
+        return starts
 
     # ---- files
 

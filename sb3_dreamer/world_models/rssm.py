@@ -13,7 +13,7 @@ from sb3_dreamer.common.arguments import check_gamma, check_ranges
 from sb3_dreamer.common.distributions import ScaledNumber, SoftBernoulli, TwoHot
 from sb3_dreamer.common.latents import CategoricalLatents, GaussianLatents, LatentFamily
 from sb3_dreamer.common.math import symexp_bins
-from sb3_dreamer.common.networks import MLP, BlockGRU, Norm, norm_silu
+from sb3_dreamer.common.networks import MLP, BlockGRU, Norm, UnrollWeights, norm_silu
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import Policy
@@ -163,13 +163,25 @@ class RSSM(StandaloneWorldModel):
         :param embed_term: from :meth:`_embed_term`, ``(B, H)``
         """
         net = self.posterior_net
-        hidden = th.addmm(embed_term, deter, net.first.weight[:, : self.deter_size].T)
+        hidden = th.addmm(embed_term, deter, net.first.weight[:, : self.core.deter].T)
         assert net.out is not None
         return net.out(norm_silu(net.norms[0], hidden))
 
+    def _prior_params(self, deter: th.Tensor) -> th.Tensor:
+        """:return: the prior's parameters ``(..., P)``, given deterministic states ``(..., D)``"""
+        return self.prior_net(deter)
+
+    def _next_deter(self, state: LatentState, action_term: th.Tensor, weights: UnrollWeights) -> th.Tensor:
+        """:return: the deterministic state after a dreamt step, ``(B, D)``"""
+        return self.core.step(state.deter, state.stoch, action_term, weights)
+
+    def _seen_by_heads(self, feat: th.Tensor) -> th.Tensor:
+        """:return: the share of the features ``(..., F)`` that observation, reward and continue flag are predicted from"""
+        return feat
+
     def _embed_term(self, obs: dict[str, th.Tensor]) -> th.Tensor:
         first = self.posterior_net.first
-        return F.linear(self.observation_model.encode(obs), first.weight[:, self.deter_size :], first.bias)
+        return F.linear(self.observation_model.encode(obs), first.weight[:, self.core.deter :], first.bias)
 
     def observe_step(
         self,
@@ -230,8 +242,8 @@ class RSSM(StandaloneWorldModel):
             if callable(policy_or_actions):
                 actions.append(policy_or_actions(state.feat))
             term = self.core.action_term(actions[t], weights) if callable(policy_or_actions) else terms[t]
-            deter = self.core.step(state.deter, state.stoch, term, weights)
-            params = self.prior_net(deter)
+            deter = self._next_deter(state, term, weights)
+            params = self._prior_params(deter)
             stoch = self.latents.mode(params) if deterministic else self.latents.sample(params, noise[t])
             state = LatentState(deter, stoch).join()
             states.append(state)
@@ -248,14 +260,14 @@ class RSSM(StandaloneWorldModel):
     # ---- predictions
 
     def decode(self, state: LatentState) -> dict[str, th.Tensor]:
-        return self.observation_model.decode(state.feat)
+        return self.observation_model.decode(self._seen_by_heads(state.feat))
 
     def reward_distribution(self, feat: th.Tensor) -> TwoHot | ScaledNumber:
         """
         :param feat: ``(..., F)``
         :return: of the reward that arrives with the state
         """
-        output = self.reward_head(feat)
+        output = self.reward_head(self._seen_by_heads(feat))
         if self.reward_magnitude is None:
             return TwoHot(output, self.bins)
         return ScaledNumber(output.squeeze(-1), self.reward_magnitude())
@@ -265,7 +277,7 @@ class RSSM(StandaloneWorldModel):
         :param feat: ``(..., F)``
         :return: of "the episode goes on", discounted
         """
-        return SoftBernoulli(self.continue_head(feat).squeeze(-1))
+        return SoftBernoulli(self.continue_head(self._seen_by_heads(feat)).squeeze(-1))
 
     def predict_reward(self, state: LatentState) -> th.Tensor:
         return self.reward_distribution(state.feat).mean
@@ -278,10 +290,10 @@ class RSSM(StandaloneWorldModel):
     def loss(self, batch: SequenceBatch) -> tuple[LatentState, dict[str, th.Tensor], dict[str, th.Tensor]]:
         scaled = self.observation_model.scale(batch.obs)
         states, posterior = self._filter(batch, scaled)
-        prior = self.prior_net(states.deter)  # after the loop: the filter does not need it
+        prior = self._prior_params(states.deter)  # after the loop: the filter does not need it
         feat = states.feat
         kl_dynamics, kl_representation = self.latents.kl(posterior, prior)
-        reconstruction = self.observation_model.loss(feat, scaled)
+        reconstruction = self.observation_model.loss(self._seen_by_heads(feat), scaled)
         losses = {f"reconstruction/{name}": loss for name, loss in reconstruction.items()}
         losses["reward"] = self.reward_distribution(feat).loss(batch.reward)
         losses["continue"] = self.discount_distribution(feat).loss(self.gamma * (1.0 - batch.is_terminal))

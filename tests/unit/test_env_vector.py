@@ -32,7 +32,7 @@ def assert_equal(left, right):
         assert left == right
 
 
-@pytest.mark.parametrize("task_id", envs.TASK_IDS)
+@pytest.mark.parametrize("task_id", envs.TASK_IDS + envs.META_TASK_IDS)
 @pytest.mark.parametrize("num_envs", [1, 5])
 def test_batch_equals_singles_across_episode_ends(task_id, num_envs):
     batched, sync = gym.make_vec(f"envs:{task_id}", num_envs=num_envs), singles(task_id, num_envs)
