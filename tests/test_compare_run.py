@@ -26,6 +26,7 @@ TINY: dict[str, dict[str, Any]] = {
         batch_size=4,
         batch_length=8,
         train_ratio=4,
+        pretrain_updates=1,
         policy_kwargs=dict(size="debug"),
         buffer_size=500,
     ),

@@ -57,8 +57,12 @@ LONG = (
     "dream_video.py",
     "goals_in_four_rooms.py",
     "adapt_to_a_new_task.py",
+    "imagine_and_plot.py",
+    "deploy_onnx.py",
+    "custom_encoder.py",
+    "custom_environment.py",
 )
-"""Ten seconds and more."""
+"""Five seconds and more."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ARGUMENTS])

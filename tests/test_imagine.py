@@ -64,6 +64,7 @@ def test_dreaming_changes_nothing(model: Any) -> None:
     assert np.array_equal(before, model.predict(obs, deterministic=True)[0])
 
 
+@pytest.mark.slow
 def test_dreams_come_true_after_learning() -> None:
     """On a clock that only counts, the dream counts on, and expects the rewards."""
     model = tiny_dreamer(

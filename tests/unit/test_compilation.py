@@ -64,7 +64,13 @@ def test_copies_compile_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
         assert other._compiled is None and other(th.ones(1)).item() == 2
 
 
-@pytest.mark.parametrize(("task", "gradient"), [("ContinuousPendulum-v0", "dynamics"), ("SequenceMemory-v0", "reinforce")])
+@pytest.mark.parametrize(
+    ("task", "gradient"),
+    [
+        pytest.param("ContinuousPendulum-v0", "dynamics", marks=pytest.mark.slow),
+        ("SequenceMemory-v0", "reinforce"),
+    ],
+)
 def test_learning_compiled_is_learning(task: str, gradient: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     backend = Backend(monkeypatch)
 
