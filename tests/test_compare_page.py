@@ -136,7 +136,7 @@ def test_what_it_says(page: Page, paths: ReportPaths) -> None:
         "Every run",
         "Settings",
         "How to reproduce",
-        "python -m sb3_dreamer.compare --env Own-v0",
+        "python -m sb3_dreamer.compare run --env Own-v0",
         "First evaluation at or above 5.",
         "First evaluation at or above -200.",
         "> 3,000",

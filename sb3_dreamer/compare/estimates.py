@@ -11,6 +11,7 @@ from sb3_dreamer.compare.records import RunSpec, read_finished
 # Of training, with the settings of settings.py: ContinuousPendulum-v0 (CartPole-v1 for dqn and qrdqn), one thread of an EPYC
 # virtual machine that had other work as well. Random steps at the beginning are left out.
 CPU_SECONDS_PER_STEP: dict[str, float] = {
+    "director": 0.038,
     "dreamer": 0.05,
     "mbpo": 0.12,
     "pets": 0.063,
