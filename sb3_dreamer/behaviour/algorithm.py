@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch as th
 import torch.nn as nn
 from gymnasium import spaces
@@ -16,18 +15,17 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_dreamer.behaviour.policy import ImaginationPolicy
 from sb3_dreamer.common.arguments import check_max_grad_norm, check_numbers, check_rate
 from sb3_dreamer.common.compilation import Compiled
-from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.planning.imagination import imagine_from_observations
-from sb3_dreamer.world_models import RSSM, ContextRSSM, ImaginedTrajectory, MLPWorldModel, ModelSize, VAEWorldModel
+from sb3_dreamer.planning.imagination import DreamingAlgorithm
+from sb3_dreamer.world_models import RSSM, ContextRSSM, MLPWorldModel, ModelSize, VAEWorldModel
 
 ROWS = 256
 """Replayed rows a batch, where the number of windows is left open."""
 
 
-class ImaginationAlgorithm(ModelBasedAlgorithm):
+class ImaginationAlgorithm(DreamingAlgorithm):
     """Base of algorithms whose actors and critics learn in imagination. A subclass sets what is declared here."""
 
     policy: ImaginationPolicy
@@ -147,27 +145,6 @@ class ImaginationAlgorithm(ModelBasedAlgorithm):
             return flat, None
         chosen = th.randperm(total, device=flat.deter.device)[: self.imagination_starts]
         return flat.map(lambda x: x[chosen]), chosen
-
-    def imagine(
-        self,
-        obs: np.ndarray | dict[str, np.ndarray],
-        horizon: int,
-        actions: np.ndarray | None = None,
-        state: tuple[np.ndarray, ...] | None = None,
-        deterministic: bool = True,
-    ) -> ImaginedTrajectory:
-        """
-        What the model expects to happen after an observation.
-
-        :param obs: one observation, or a batch of n
-        :param horizon: steps to imagine
-        :param actions: actions of the action space to imagine with, ``(horizon, ...)`` for one observation or
-            ``(n, horizon, ...)`` for a batch; None to follow the policy
-        :param state: the state that :meth:`predict` returned for the observation before, None at an episode's start
-        :param deterministic: modes instead of samples
-        :return: observations, rewards, continue probabilities and actions
-        """
-        return imagine_from_observations(self.policy, obs, horizon, actions, state, deterministic)
 
     @classmethod
     def plain_classes(cls) -> Classes:
