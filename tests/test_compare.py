@@ -207,6 +207,7 @@ def command_line(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         *"run --env envs:ContinuousPendulum-v0 --algos ppo dreamer --seeds 1 --total-timesteps 24 --eval-every 12".split(),

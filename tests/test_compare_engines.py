@@ -75,6 +75,7 @@ def small(out: Path, algos: Any, **changes: Any) -> Benchmark:
     return Benchmark("Pendulum-v1", algos, hyperparams=hyperparams, **{**request, **changes})
 
 
+@pytest.mark.slow
 def test_an_algorithm_of_ones_own_that_crashes_stops_nobody(strangers: str, tmp_path: Path) -> None:
     benchmark = small(tmp_path / "out", [f"{strangers}:Fragile", "calm=stable_baselines3:A2C"])
     with pytest.warns(UserWarning, match="1 of 2 runs failed"):
@@ -229,12 +230,17 @@ def test_a_job_that_goes_on_is_found_again(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.slow
 def test_a_job_with_other_settings_is_cancelled(tmp_path: Path) -> None:
     (old,), (new,) = (small(tmp_path, ["a2c"], total_timesteps=steps).specs for steps in (10**6, 48))
     abandoned = SlurmEngine(tmp_path, cluster="local", poll_seconds=0.1)
     abandoned.start(old, queue.Queue())
     job = abandoned._jobs[old.folder]
     abandoned._closed.set()
+    deadline = time.monotonic() + 120
+    while not (old.log_path.exists() and old.log_path.stat().st_size):  # an interrupt before it runs may be lost
+        assert time.monotonic() < deadline and not job.done()
+        time.sleep(0.05)
     again = SlurmEngine(tmp_path, cluster="local", poll_seconds=0.1)
     again.start(new, queue.Queue())
     assert again._jobs[new.folder].job_id != job.job_id

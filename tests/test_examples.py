@@ -61,6 +61,9 @@ LONG = (
     "deploy_onnx.py",
     "custom_encoder.py",
     "custom_environment.py",
+    "train_in_a_dream.py",
+    "rssm_and_imagination.py",
+    "uncertainty_map.py",
 )
 """Five seconds and more."""
 

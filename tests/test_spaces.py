@@ -389,8 +389,9 @@ observation_spaces = st.one_of(
 action_spaces = st.one_of(boxes(bounded=True), discretes, multi_discretes, choice_matrices, multi_binaries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ["dreamer"], indirect=True)
-@settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(observations=observation_spaces, actions=action_spaces)
 def test_any_spaces(make: Callable[..., Any], observations: Space, actions: Space) -> None:
     policy = "MultiInputPolicy" if isinstance(observations, spaces.Dict) else "MlpPolicy"

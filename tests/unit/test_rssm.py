@@ -206,6 +206,7 @@ def test_decode_is_in_the_units_of_the_observation() -> None:
     assert ((decoded - 1000).abs() < 50).all()
 
 
+@pytest.mark.slow
 def test_model_fits_a_small_system() -> None:
     """A linear system with a hidden velocity: open-loop predictions become far better than "no change"."""
     th.manual_seed(0)
