@@ -45,7 +45,7 @@ def spec(tmp_path: Path, algo: str, **changes: Any) -> RunSpec:
         total_timesteps=128,
         eval_every=48,
         n_eval_episodes=2,
-        hyperparameters=TINY[algo],
+        hyperparameters=TINY.get(algo, {}),
         device="cpu",
         out=tmp_path,
     )
@@ -226,3 +226,13 @@ def test_parameters_without_target_networks(tmp_path: Path) -> None:
     # Observation 3, action 1, one layer of 8: the actor has two heads of 1, each of two critics takes 4 inputs.
     actor, critic = (3 * 8 + 8) + 2 * (8 + 1), (4 * 8 + 8) + (8 + 1)
     assert count_parameters(model) == actor + 2 * critic
+
+
+@pytest.mark.parametrize("algo", ["mbpo", "pets"])
+def test_parameters_of_a_world_model_count_once(tmp_path: Path, algo: str) -> None:
+    kwargs = dict(n_members=5, units=8, layers=1)
+    given = dict(world_model_kwargs=kwargs) if algo == "mbpo" else dict(policy_kwargs=dict(world_model_kwargs=kwargs))
+    model: Any = build_model(spec(tmp_path, algo, hyperparameters={**given, "buffer_size": 500}))
+    own = sum(p.numel() for p in model.world_model.parameters() if p.requires_grad)
+    rest = sum(p.numel() for name, p in model.policy.named_parameters() if p.requires_grad and "target" not in name)
+    assert own > 100 and count_parameters(model) == own + (rest if algo == "mbpo" else 0)

@@ -94,8 +94,10 @@ def count_parameters(model: BaseAlgorithm) -> int:
     :param model: the algorithm
     :return: number of trained parameters; target networks are copies and do not count
     """
-    parameters = model.policy.named_parameters()
-    return sum(p.numel() for name, p in parameters if p.requires_grad and "target" not in name)
+    parts = [model.policy, getattr(model, "world_model", None)]  # which may be the policy's own
+    named = [pair for part in parts if isinstance(part, th.nn.Module) for pair in part.named_parameters()]
+    trained = {id(p): p.numel() for name, p in named if p.requires_grad and "target" not in name}
+    return sum(trained.values())
 
 
 def execute(
