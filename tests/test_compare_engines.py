@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +231,16 @@ def test_a_job_that_goes_on_is_found_again(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What cancels jobs in the place of Slurm is an interrupt, which processes in the background may be told to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
-def test_a_job_with_other_settings_is_cancelled(tmp_path: Path) -> None:
+def test_a_job_with_other_settings_is_cancelled(tmp_path: Path, interruptible: None) -> None:
     (old,), (new,) = (small(tmp_path, ["a2c"], total_timesteps=steps).specs for steps in (10**6, 48))
     abandoned = SlurmEngine(tmp_path, cluster="local", poll_seconds=0.1)
     abandoned.start(old, queue.Queue())
