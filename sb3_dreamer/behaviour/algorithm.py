@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch as th
 import torch.nn as nn
@@ -19,7 +19,7 @@ from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.planning.imagination import DreamingAlgorithm
-from sb3_dreamer.world_models import RSSM, ContextRSSM, MLPWorldModel, ModelSize, VAEWorldModel
+from sb3_dreamer.world_models import SEQUENCE_MODELS, ModelSize
 
 ROWS = 256
 """Replayed rows a batch, where the number of windows is left open."""
@@ -85,9 +85,18 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
         self._ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
 
-    @abstractmethod
     def _create_aliases(self) -> None:
-        """Name the policy's networks, and compile what is to be compiled."""
+        """Compile what is to be compiled; a subclass may name the policy's networks."""
+        self._compiled = {}
+        if self.policy.compiles:  # the two unrolls, which take the most operations
+            self._compiled = {"loss": Compiled(self.world_model.loss), "imagine": Compiled(self._imagine)}
+
+    @abstractmethod
+    def _imagine(self, starts: LatentState) -> Any:
+        """
+        :param starts: where to imagine from, ``(N, ...)``
+        :return: what the losses of behaviour need of the dreams
+        """
 
     def _update_learning_rates(self) -> None:
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
@@ -148,7 +157,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
 
     @classmethod
     def plain_classes(cls) -> Classes:
-        return {**super().plain_classes(), **name_classes([], [RSSM, ContextRSSM, VAEWorldModel, MLPWorldModel, ModelSize])}
+        return {**super().plain_classes(), **name_classes([], [*SEQUENCE_MODELS, ModelSize])}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_compiled", "_schedules"]

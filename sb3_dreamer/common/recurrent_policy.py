@@ -11,7 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
+from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec, check_picture
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.common.world_model import WorldModel
 
@@ -155,9 +155,24 @@ class RecurrentModelPolicy(BasePolicy):
         """
         self.check_state(state, len(episode_start))
         latent = self.filter(obs, state, episode_start, deterministic, evaluation)
+        # what was intended is forgotten where an episode starts, and where something else is done
+        goes_on = ~np.asarray(episode_start, dtype=bool)[:, None] if actions is None else False
+        intended = tuple(np.asarray(part, dtype=np.float32) * goes_on for part in state[2:-1])
         if actions is None:
-            actions = self.choose_action(latent, deterministic, evaluation).cpu().numpy()
-        return latent.deter.cpu().numpy(), latent.stoch.cpu().numpy(), actions
+            actions, intended = self._act(latent, intended, deterministic, evaluation)
+        return latent.deter.cpu().numpy(), latent.stoch.cpu().numpy(), *intended, actions
+
+    def _act(
+        self, latent: LatentState, intended: tuple[np.ndarray, ...], deterministic: bool, evaluation: bool
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """
+        :param latent: the latent state at the observations
+        :param intended: what a subclass adds to the state, zeros where nothing is known of it
+        :param deterministic: modes instead of samples
+        :param evaluation: for :meth:`predict`, not for collecting data
+        :return: actions in the model's space ``(n, A)``, and what is intended from now on
+        """
+        return self.choose_action(latent, deterministic, evaluation).cpu().numpy(), intended
 
     def predict(
         self,
@@ -214,3 +229,13 @@ class RecurrentModelPolicy(BasePolicy):
         arrays = {name: part.cpu().numpy() if isinstance(part, th.Tensor) else part for name, part in parts.items()}
         actions, _ = self.predict(arrays if isinstance(observation, dict) else arrays["obs"], deterministic=deterministic)
         return th.as_tensor(actions, device=self.device)
+
+
+class PicturePolicy(RecurrentModelPolicy):
+    """What makes a policy one for images, before the class of the policy: its world model is convolutional."""
+
+    convolve: ClassVar[bool] = True
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
+        check_picture(observation_space, kwargs.get("normalize_images", True))
+        super().__init__(observation_space, action_space, *args, **kwargs)

@@ -10,7 +10,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
 from sb3_dreamer.common.arguments import check_numbers
-from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.director.behaviour import DirectorLosses
 from sb3_dreamer.director.policies import CnnPolicy, DirectorPolicy, MlpPolicy, MultiInputPolicy
 
@@ -190,11 +189,6 @@ class Director(DirectorLosses):
     def _policy_arguments(self) -> dict[str, Any]:
         own = dict(goal_steps=self.goal_steps, manager_entropy=self.manager_entropy)
         return {**super()._policy_arguments(), **own}
-
-    def _create_aliases(self) -> None:
-        self._compiled = {}
-        if self.policy.compiles:  # the two unrolls, which take the most operations
-            self._compiled = {"loss": Compiled(self.world_model.loss), "imagine": Compiled(self._imagine)}
 
     # ---- learning
 

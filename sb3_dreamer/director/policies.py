@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_dreamer.behaviour.goals import AdaptiveWeight, GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Actor, ReturnRange
 from sb3_dreamer.behaviour.policy import Followers, ImaginationPolicy, frozen_copy
-from sb3_dreamer.common.preprocessing import check_picture
+from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models import RSSM, ModelSize
 
@@ -153,26 +153,12 @@ class DirectorPolicy(ImaginationPolicy):
         deter, stoch, action = super().state_sizes()
         return deter, stoch, self.autoencoder.groups.size, 1, action
 
-    @th.no_grad()
-    def step(
-        self,
-        obs: dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...],
-        episode_start: np.ndarray,
-        deterministic: bool = False,
-        evaluation: bool = False,
-        actions: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, ...]:
-        """See :meth:`RecurrentModelPolicy.step`."""
-        self.check_state(state, len(episode_start))
-        latent = self.filter(obs, state, episode_start, deterministic, evaluation)
-        # a goal is forgotten where an episode starts, and where something else is done
-        goes_on = ~np.asarray(episode_start, dtype=bool)[:, None] if actions is None else False
-        code, clock = (np.asarray(part, dtype=np.float32) * goes_on for part in state[2:4])
-        if actions is None:
-            chosen, code, clock = self._pursue(latent, code, clock, deterministic, evaluation)
-            actions = chosen.cpu().numpy()
-        return latent.deter.cpu().numpy(), latent.stoch.cpu().numpy(), code, clock, actions
+    def _act(
+        self, latent: LatentState, intended: tuple[np.ndarray, ...], deterministic: bool, evaluation: bool
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """See :meth:`RecurrentModelPolicy._act`: codes, and for how many more steps these are pursued."""
+        actions, code, clock = self._pursue(latent, intended[0], intended[1], deterministic, evaluation)
+        return actions.cpu().numpy(), (code, clock)
 
     def _pursue(
         self, latent: LatentState, code: np.ndarray, clock: np.ndarray, deterministic: bool, evaluation: bool
@@ -238,14 +224,8 @@ class DirectorPolicy(ImaginationPolicy):
 MlpPolicy = DirectorPolicy
 
 
-class CnnPolicy(DirectorPolicy):
+class CnnPolicy(PicturePolicy, DirectorPolicy):
     """The policy for images: encoder and decoder of the world model are convolutional."""
-
-    convolve: ClassVar[bool] = True
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
-        check_picture(observation_space, kwargs.get("normalize_images", True))
-        super().__init__(observation_space, action_space, *args, **kwargs)
 
 
 class MultiInputPolicy(DirectorPolicy):

@@ -10,7 +10,6 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import configure_logger
 
 from sb3_dreamer.common.arguments import check_numbers, check_whole
-from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.sequence_buffer import RewardFn
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
@@ -199,11 +198,9 @@ class Dreamer(BehaviourLosses):
         return {**super()._policy_arguments(), **exploring}
 
     def _create_aliases(self) -> None:
+        super()._create_aliases()
         self.actor = self.policy.actor
         self.critic = self.policy.critic
-        self._compiled = {}
-        if self.policy.compiles:  # the two unrolls, which take the most operations
-            self._compiled = {"loss": Compiled(self.world_model.loss), "imagine": Compiled(self._imagine)}
 
     # ---- learning
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from sb3_dreamer.behaviour.goals import GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Actor, track_range
 from sb3_dreamer.behaviour.policy import Followers, ImaginationPolicy, frozen_copy
-from sb3_dreamer.common.preprocessing import check_picture
+from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.dreamer.exploration import Disagreement, Explorer
 from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
@@ -205,14 +205,8 @@ class DreamerPolicy(ImaginationPolicy):
 MlpPolicy = DreamerPolicy
 
 
-class CnnPolicy(DreamerPolicy):
+class CnnPolicy(PicturePolicy, DreamerPolicy):
     """The policy for images: encoder and decoder of the world model are convolutional."""
-
-    convolve: ClassVar[bool] = True
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
-        check_picture(observation_space, kwargs.get("normalize_images", True))
-        super().__init__(observation_space, action_space, *args, **kwargs)
 
 
 class MultiInputPolicy(DreamerPolicy):

@@ -14,7 +14,7 @@ from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.planet.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlaNetPolicy
 from sb3_dreamer.planning.algorithm import PlanningAlgorithm
 from sb3_dreamer.planning.planners import Method
-from sb3_dreamer.world_models import RSSM, ContextRSSM, MLPWorldModel, ModelSize, VAEWorldModel
+from sb3_dreamer.world_models import SEQUENCE_MODELS, ModelSize
 
 SelfPlaNet = TypeVar("SelfPlaNet", bound="PlaNet")
 
@@ -178,4 +178,4 @@ class PlaNet(PlanningAlgorithm):
 
     @classmethod
     def plain_classes(cls) -> Classes:
-        return {**super().plain_classes(), **name_classes([], [RSSM, ContextRSSM, VAEWorldModel, MLPWorldModel, ModelSize])}
+        return {**super().plain_classes(), **name_classes([], [*SEQUENCE_MODELS, ModelSize])}

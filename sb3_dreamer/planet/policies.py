@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_dreamer.common.preprocessing import check_picture
+from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.world_model import WorldModel, check_model_arguments
 from sb3_dreamer.planning.policy import PlanningPolicy
 from sb3_dreamer.world_models import RSSM, ModelSize, StandaloneWorldModel
@@ -74,14 +74,8 @@ class PlaNetPolicy(PlanningPolicy):
 MlpPolicy = PlaNetPolicy
 
 
-class CnnPolicy(PlaNetPolicy):
+class CnnPolicy(PicturePolicy, PlaNetPolicy):
     """The policy for images: encoder and decoder of the world model are convolutional."""
-
-    convolve: ClassVar[bool] = True
-
-    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
-        check_picture(observation_space, kwargs.get("normalize_images", True))
-        super().__init__(observation_space, action_space, *args, **kwargs)
 
 
 class MultiInputPolicy(PlaNetPolicy):

@@ -71,30 +71,11 @@ class PlanningPolicy(RecurrentModelPolicy):
         deter, stoch, action = super().state_sizes()
         return deter, stoch, self.planner.horizon * action, 1, action
 
-    @th.no_grad()
-    def step(
-        self,
-        obs: dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...],
-        episode_start: np.ndarray,
-        deterministic: bool = False,
-        evaluation: bool = False,
-        actions: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, ...]:
-        """See :meth:`RecurrentModelPolicy.step`."""
-        self.check_state(state, len(episode_start))
-        latent = self.filter(obs, state, episode_start, deterministic, evaluation)
-        # whatever was planned is forgotten where an episode starts, and where something else is done
-        goes_on = ~np.asarray(episode_start, dtype=bool)[:, None] if actions is None else False
-        plan, clock = (np.asarray(part, dtype=np.float32) * goes_on for part in state[2:4])
-        if actions is None:
-            actions, plan, clock = self._act(latent, plan, clock, deterministic, evaluation)
-        return latent.deter.cpu().numpy(), latent.stoch.cpu().numpy(), plan, clock, actions
-
     def _act(
-        self, latent: LatentState, plan: np.ndarray, clock: np.ndarray, deterministic: bool, evaluation: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """:return: actions, what is left of the plans, and for how long those are to be followed"""
+        self, latent: LatentState, intended: tuple[np.ndarray, ...], deterministic: bool, evaluation: bool
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """See :meth:`RecurrentModelPolicy._act`: what is left of the plans, and for how long those are to be followed."""
+        plan, clock = intended
         generator = self.predict_generator if evaluation else None
         due = np.flatnonzero(clock[:, 0] == 0)
         sequences = th.as_tensor(plan, device=self.device).unflatten(-1, (self.planner.horizon, -1)).clone()
@@ -108,7 +89,7 @@ class PlanningPolicy(RecurrentModelPolicy):
         if not deterministic and self.noise > 0:
             actions = self._explore(actions, generator)
         left = self._to_state(whole.shift()).flatten(1)
-        return actions.cpu().numpy(), left.cpu().numpy(), clock - 1.0
+        return actions.cpu().numpy(), (left.cpu().numpy(), clock - 1.0)
 
     def _plan(self, latent: LatentState, before: th.Tensor, generator: th.Generator | None, deterministic: bool) -> th.Tensor:
         """
@@ -164,8 +145,7 @@ class PlanningPolicy(RecurrentModelPolicy):
         :return: actions in the model's space, ``(n, A)``
         """
         n = len(state.deter)
-        nothing = np.zeros((n, self.planner.horizon * self.action_codec.size), dtype=np.float32)
-        actions, _, _ = self._act(state, nothing, np.zeros((n, 1), dtype=np.float32), deterministic, evaluation)
+        actions, _ = self._act(state, self.initial_state(n)[2:-1], deterministic, evaluation)
         return th.as_tensor(actions, device=self.device)
 
 

@@ -16,8 +16,12 @@ from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import ImaginedTrajectory
 from sb3_dreamer.world_models.vae import VAEWorldModel
 
+SEQUENCE_MODELS: tuple[type[WorldModel], ...] = (RSSM, ContextRSSM, VAEWorldModel, MLPWorldModel)
+"""Those that agents learn from replayed sequences."""
+
 __all__ = [
     "RSSM",
+    "SEQUENCE_MODELS",
     "SIZES",
     "ContextRSSM",
     "DreamEnv",
