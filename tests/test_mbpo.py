@@ -121,6 +121,23 @@ def test_dreams_start_where_one_has_been_follow_each_other_and_stop_at_terminati
     assert n == dreams + running + int((first + 2 <= 3.5).sum())
 
 
+@pytest.mark.parametrize("probability", [0.3, 0.7])
+def test_an_uncertain_end_counts_as_much_as_it_is_probable(probability: float) -> None:
+    """A threshold would leave out all of the first, and the agent would learn from what never ends."""
+    model = tiny(Clock(5), learning_starts=30, rollout_length=2)
+    model.learn(31)
+    with th.no_grad():
+        model.world_model.terminal_share.fill_(probability)  # and the head says nothing else
+        model.world_model.termination_head.out.weight.zero_()
+        model.world_model.termination_head.out.bias.zero_()
+    model.imagined = ImaginedBuffer(1)
+    model._dream()
+    dreams, n = TINY["rollouts_per_step"] * TINY["model_train_freq"], len(model.imagined)
+    assert th.allclose(model.imagined.rows.terminal[:n], th.tensor(probability))
+    assert n == (2 * dreams if probability < 0.5 else dreams)
+    assert th.allclose(model.imagined.sample(8).terminal, th.tensor(probability))
+
+
 def test_the_last_step_of_a_dream_is_no_end() -> None:
     model = tiny()
     model.learn(60)

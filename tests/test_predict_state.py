@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PLAN, tiny_dreamer
+from conftest import PLAN
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -86,9 +86,11 @@ def test_evaluate_policy_with_any_number_of_environments(model: Any) -> None:
         assert -2000 < mean < 0
 
 
-def test_average_weights_act_only_when_asked_for() -> None:
-    averaged, live = (tiny_dreamer(seed=1, train_ratio=32, evaluation_rate=rate).learn(100) for rate in (0.01, None))
+@pytest.mark.parametrize("make", ["dreamer", "planet"], indirect=True)
+def test_average_weights_act_only_when_asked_for(make: Callable[..., Any]) -> None:
+    averaged, live = (make(seed=1, train_ratio=32, evaluation_rate=rate).learn(100) for rate in (0.01, None))
     assert not np.allclose(run(averaged, OBS), run(live, OBS), atol=1e-6)
-    for module, copy in (("world_model", "average_world_model"), ("actor", "average_actor")):
-        setattr(averaged.policy, copy, getattr(averaged.policy, module))
+    for module in ("world_model", "actor"):
+        if hasattr(averaged.policy, module):
+            setattr(averaged.policy, f"average_{module}", getattr(averaged.policy, module))
     assert np.allclose(run(averaged, OBS), run(live, OBS))  # training itself was the same

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_dreamer.behaviour.policy import ImaginationPolicy
-from sb3_dreamer.common.arguments import check_max_grad_norm, check_numbers, check_rate
+from sb3_dreamer.common.arguments import check_evaluation_rate, check_max_grad_norm, check_numbers, check_ranges, check_rate
 from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
@@ -63,11 +63,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         check_max_grad_norm(self)
         rates = ("learning_rate", "actor_learning_rate", "critic_learning_rate")
         check_numbers(self, real=[name for name in rates if not callable(getattr(self, name))], optional=rates[1:])
-        check_numbers(self, real=("return_lambda", "slow_critic_rate", "evaluation_rate"), optional=("evaluation_rate",))
-        for name in ("return_lambda", "slow_critic_rate", "evaluation_rate"):
-            value = getattr(self, name)
-            if value is not None and value > 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+        check_ranges(shares=dict(return_lambda=self.return_lambda, slow_critic_rate=self.slow_critic_rate))
+        check_evaluation_rate(self)
         check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "intrinsic_coef", "extrinsic_coef"))
 
     def _setup_model(self) -> None:
@@ -140,10 +137,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             return False
         self.policy.optimizer.step()
         self.policy.update_slow_critic(self.slow_critic_rate)
-        if self.evaluation_rate is not None:
-            self.policy.update_average(self.evaluation_rate)
-        else:
-            self.policy.averaged_updates.zero_()  # an average from before would stand still
+        self.policy.update_average(self.evaluation_rate)
         return True
 
     def _imagination_starts(self, posterior: LatentState) -> tuple[LatentState, th.Tensor | None]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch as th
 import torch.nn as nn
@@ -13,24 +12,21 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.networks import Critic
+from sb3_dreamer.common.averaging import AveragedModelPolicy, Followers
 from sb3_dreamer.common.extractors import ExtractorEncoder
 from sb3_dreamer.common.networks import Norm
-from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.world_model import WorldModel, check_model_arguments
 from sb3_dreamer.world_models import ModelSize, StandaloneWorldModel
 from sb3_dreamer.world_models.sizes import get_size
 
 
-class ImaginationPolicy(RecurrentModelPolicy):
+class ImaginationPolicy(AveragedModelPolicy):
     """
     Base of policies whose actors learn from what a world model imagines. A subclass makes its networks, and says which ones
     are trained and which ones :meth:`predict` uses a Polyak average of.
     """
 
-    average_world_model: WorldModel
-    averaged_updates: th.Tensor
     _slow: Followers
-    _averages: Followers
     _sizes: ModelSize
     _norm: Norm
 
@@ -108,55 +104,9 @@ class ImaginationPolicy(RecurrentModelPolicy):
         """:return: the context in which an update computes its losses"""
         return th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
 
-    @property
-    def _averaged(self) -> bool:
-        return bool(self.averaged_updates > 0)
-
-    def acting_model(self, evaluation: bool) -> WorldModel:
-        return self.average_world_model if evaluation and self._averaged else self.world_model
-
     @th.no_grad()
     def update_slow_critic(self, rate: float) -> None:
         """
         :param rate: share of the online critic
         """
         th._foreach_lerp_(self._slow.copies, self._slow.originals, rate)
-
-    @th.no_grad()
-    def update_average(self, rate: float) -> None:
-        """
-        Move the averages towards the networks in training. The rate is at least 24 over the number of updates, so that they
-        keep up at first.
-
-        :param rate: share of the networks in training
-        """
-        self.averaged_updates += 1
-        rate = min(1.0, max(rate, 24.0 / int(self.averaged_updates)))
-        th._foreach_lerp_(self._averages.copies, self._averages.originals, rate)
-        th._foreach_copy_(self._averages.buffer_copies, self._averages.buffers)
-
-
-def frozen_copy(module: Any) -> Any:
-    """
-    :param module: a network
-    :return: one that starts equal, and that no optimizer changes
-    """
-    return copy.deepcopy(module).requires_grad_(False)
-
-
-class Followers(NamedTuple):
-    """What copies of networks follow, listed once: to go through all modules takes as long as the arithmetic."""
-
-    copies: list[th.Tensor]
-    originals: list[th.Tensor]
-    buffer_copies: list[th.Tensor]
-    buffers: list[th.Tensor]
-
-    @classmethod
-    def of(cls, pairs: list[tuple[nn.Module, nn.Module]]) -> Followers:
-        """
-        :param pairs: copies, each with its original
-        :return: their tensors
-        """
-        copied, original = (nn.ModuleList(modules) for modules in zip(*pairs, strict=True))
-        return cls(list(copied.parameters()), list(original.parameters()), list(copied.buffers()), list(original.buffers()))

@@ -100,6 +100,15 @@ def check_max_grad_norm(model: Any) -> None:
         raise ValueError("max_grad_norm must be positive, or None for no limit, got 0.")
 
 
+def check_evaluation_rate(model: Any) -> None:
+    """
+    :param model: the algorithm
+    :raises ValueError: its ``evaluation_rate`` is neither a share nor None
+    """
+    if model.evaluation_rate is not None:
+        check_ranges(shares=dict(evaluation_rate=model.evaluation_rate))
+
+
 def check_rate(rate: float, name: str, remaining: float) -> None:
     """
     :param rate: that a schedule gave

@@ -48,9 +48,9 @@ class Linear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-def make_norm(kind: Norm, size: int) -> nn.Module:
+def make_norm(kind: Norm | None, size: int) -> nn.Module:
     """
-    :param kind: ``"rms"`` (published) or ``"layer"``; the latter is one fused operation on a CPU
+    :param kind: ``"rms"`` (published) or ``"layer"``, which is one fused operation on a CPU; None for none
     :param size: number of features
     :return: the normalisation layer, eps 1e-4
     """
@@ -58,6 +58,8 @@ def make_norm(kind: Norm, size: int) -> nn.Module:
         return nn.RMSNorm(size, eps=1e-4)
     if kind == "layer":
         return nn.LayerNorm(size, eps=1e-4)
+    if kind is None:
+        return nn.Identity()
     raise ValueError(f"norm must be 'rms' or 'layer', got {kind!r}.")
 
 
@@ -108,7 +110,7 @@ class MLP(nn.Module):
     :param units: width of the hidden layers
     :param layers: number of hidden layers
     :param out_features: outputs, None for the last hidden layer itself
-    :param norm: kind of normalisation
+    :param norm: kind of normalisation, None for none
     :param out_scale: initialisation scale of the output layer
     """
 
@@ -118,7 +120,7 @@ class MLP(nn.Module):
         units: int,
         layers: int,
         out_features: int | None = None,
-        norm: Norm = "rms",
+        norm: Norm | None = "rms",
         out_scale: float = 1.0,
     ) -> None:
         super().__init__()

@@ -14,7 +14,8 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.goals import AdaptiveWeight, GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Actor, ReturnRange
-from sb3_dreamer.behaviour.policy import Followers, ImaginationPolicy, frozen_copy
+from sb3_dreamer.behaviour.policy import ImaginationPolicy
+from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models import RSSM, ModelSize
@@ -120,7 +121,6 @@ class DirectorPolicy(ImaginationPolicy):
         self.manager_ent = AdaptiveWeight(1e-2, manager_entropy * self.autoencoder.max_entropy, rises_above=False)
         self.task_range, self.novelty_range, self.worker_range = ReturnRange(), ReturnRange(), ReturnRange()
 
-        self.average_world_model = frozen_copy(self.world_model)
         self.average_autoencoder = frozen_copy(self.autoencoder)
         self.average_manager, self.average_worker = frozen_copy(self.manager), frozen_copy(self.worker)
         self._slow = Followers.of(
@@ -130,15 +130,11 @@ class DirectorPolicy(ImaginationPolicy):
                 (self.slow_worker_critic, self.worker_critic),
             ]
         )
-        self._averages = Followers.of(
-            [
-                (self.average_world_model, self.world_model),
-                (self.average_autoencoder, self.autoencoder),
-                (self.average_manager, self.manager),
-                (self.average_worker, self.worker),
-            ]
+        self._keep_averages(
+            (self.average_autoencoder, self.autoencoder),
+            (self.average_manager, self.manager),
+            (self.average_worker, self.worker),
         )
-        self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64))
         self.optimizer = self._make_optimizer(optimizer_class, optimizer_kwargs, lr_schedule)
 
     def trained_modules(self) -> dict[str, nn.Module]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 
 import torch as th
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 
 from sb3_dreamer.behaviour.goals import Curiosity
 from sb3_dreamer.behaviour.networks import Critic
+from sb3_dreamer.common.averaging import frozen_copy
 from sb3_dreamer.common.networks import bounded
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.world_models.members import BatchedLinear
@@ -99,7 +99,7 @@ class Explorer(nn.Module):
         self.name = name
         self.add_module(name, curiosity)
         self.critic = critic
-        self.slow_critic = copy.deepcopy(critic).requires_grad_(False)
+        self.slow_critic = frozen_copy(critic)
         self.register_buffer("low", th.zeros(()))
         self.register_buffer("high", th.zeros(()))
 

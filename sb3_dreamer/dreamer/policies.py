@@ -12,7 +12,8 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.goals import GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Actor, track_range
-from sb3_dreamer.behaviour.policy import Followers, ImaginationPolicy, frozen_copy
+from sb3_dreamer.behaviour.policy import ImaginationPolicy
+from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.dreamer.exploration import Disagreement, Explorer
@@ -109,16 +110,13 @@ class DreamerPolicy(ImaginationPolicy):
             self.explorer = self._new_explorer(explores, disagreement_kwargs)
         if disagreement_kwargs and explores is not True:
             raise ValueError('disagreement_kwargs need exploration="plan2explore".')
-        self.average_world_model = frozen_copy(self.world_model)
         self.average_actor = frozen_copy(self.actor)
         self._slow = self._list_slow()
-        self._averages = Followers.of([(self.average_world_model, self.world_model), (self.average_actor, self.actor)])
+        self._keep_averages((self.average_actor, self.actor))
         self.register_buffer("return_low", th.zeros(()))
         self.register_buffer("return_high", th.zeros(()))
-        self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64))
         self.return_low: th.Tensor
         self.return_high: th.Tensor
-        self.averaged_updates: th.Tensor
         self.optimizer = self._make_optimizer(optimizer_class, optimizer_kwargs, lr_schedule)
 
     def _new_actor(self) -> Actor:

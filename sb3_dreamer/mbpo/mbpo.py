@@ -196,8 +196,8 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
     @th.no_grad()
     def _dream(self) -> None:
         """
-        Roll out the policy for a few steps from states drawn from the replay; what has terminated goes no further. The last
-        step is no end: its value is that of the state it leads to.
+        Roll out the policy for a few steps from states drawn from the replay; what has probably terminated goes no further.
+        The last step is no end: its value is that of the state it leads to.
         """
         assert self.replay_buffer is not None
         length, dreams = self.rollout_length_now(), self.rollouts_per_step * self.model_train_freq
@@ -213,9 +213,10 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
             if not hasattr(self.policy.actor, "action_log_prob"):
                 action = (action + NOISE * th.randn_like(action)).clamp(-1.0, 1.0)
             state = self.world_model.step(x, action)
-            terminal = (state.deter[:, 1] < 0.5).float()
-            self.imagined.add(Transitions(x, action, state.deter[:, 0], state.stoch, terminal))
-            x = state.stoch[terminal == 0]
+            ends = 1.0 - state.deter[:, 1]
+            # as probable as it is: of ends that are seldom certain, a threshold would leave out most
+            self.imagined.add(Transitions(x, action, state.deter[:, 0], state.stoch, ends))
+            x = state.stoch[ends < 0.5]
             if len(x) == 0:
                 break
         self.logger.record("model/rollout_length", length)

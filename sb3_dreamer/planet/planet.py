@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
-from sb3_dreamer.common.arguments import check_max_grad_norm
+from sb3_dreamer.common.arguments import check_evaluation_rate, check_max_grad_norm
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.planet.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, PlaNetPolicy
@@ -43,6 +43,8 @@ class PlaNet(PlanningAlgorithm):
     :param train_ratio_steps: environment steps with the whole ``train_ratio``
     :param gamma: discount factor of planned rewards
     :param max_grad_norm: largest norm of the gradient, None for no limit
+    :param evaluation_rate: :meth:`predict` plans with a Polyak average of the world model that takes this share of the one in
+        training after every update, and more at first; None for the world model in training
     :param pretrain_updates: updates at once when training starts
     :param online_replay: train on every new window once before drawing at random
     :param planner: ``"cem"``, ``"icem"`` or ``"mppi"``
@@ -84,6 +86,7 @@ class PlaNet(PlanningAlgorithm):
         train_ratio_steps: int = 2000,
         gamma: float = 0.99,
         max_grad_norm: float | None = 100.0,
+        evaluation_rate: float | None = 0.002,
         pretrain_updates: int = 200,
         online_replay: bool = False,
         planner: Method = "icem",
@@ -101,6 +104,7 @@ class PlaNet(PlanningAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         self.max_grad_norm = max_grad_norm
+        self.evaluation_rate = evaluation_rate
         self.planner = planner
         self.planner_kwargs = planner_kwargs
         self.particles = particles
@@ -133,6 +137,7 @@ class PlaNet(PlanningAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_max_grad_norm(self)
+        check_evaluation_rate(self)
 
     # ---- learning
 
@@ -157,6 +162,7 @@ class PlaNet(PlanningAlgorithm):
             if not self._is_sound(loss, norm):
                 continue
             policy.optimizer.step()
+            policy.update_average(self.evaluation_rate)
             self.replay_buffer.write_latents(index, posterior)
             self._n_updates += 1
             parts = {f"{name}_loss": part.mean() for name, part in losses.items()}

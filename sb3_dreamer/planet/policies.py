@@ -1,4 +1,4 @@
-"""The policy of PlaNet: a world model with a memory, and a planner."""
+"""The policy of PlaNet: a world model with a memory, an average of it, and a planner."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_dreamer.common.averaging import AveragedModelPolicy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.world_model import WorldModel, check_model_arguments
 from sb3_dreamer.planning.policy import PlanningPolicy
 from sb3_dreamer.world_models import RSSM, ModelSize, StandaloneWorldModel
 
 
-class PlaNetPolicy(PlanningPolicy):
+class PlaNetPolicy(AveragedModelPolicy, PlanningPolicy):
     """
+    Plans in the latent space of the world model in training; :meth:`predict` in that of its Polyak average, which is steadier.
+
     :param observation_space: observations
     :param action_space: actions
     :param lr_schedule: learning rate by remaining progress
@@ -65,6 +68,7 @@ class PlaNetPolicy(PlanningPolicy):
         )
         if isinstance(self.world_model, StandaloneWorldModel):
             self.world_model.attach(self.observation_codec, self.action_codec)
+        self._keep_averages()
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = dict(fused=True)  # the same update in one operation
         group = dict(params=list(self.world_model.parameters()), lr=lr_schedule(1))

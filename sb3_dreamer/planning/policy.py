@@ -14,6 +14,7 @@ from sb3_dreamer.common.distributions import OneHotGroups
 from sb3_dreamer.common.math import hard_one_hot, random_like
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
+from sb3_dreamer.common.world_model import WorldModel
 from sb3_dreamer.planning.planners import Method, Planner
 from sb3_dreamer.planning.scoring import Value, imagined_score
 from sb3_dreamer.planning.sequences import ActionSequences, CategoricalSequences, NormalSequences
@@ -82,7 +83,7 @@ class PlanningPolicy(RecurrentModelPolicy):
         if len(due):
             rows = th.as_tensor(due, device=self.device)
             starts = latent.map(lambda part: part[rows])
-            sequences[rows] = self._plan(starts, sequences[rows], generator, deterministic)
+            sequences[rows] = self._plan(self.acting_model(evaluation), starts, sequences[rows], generator, deterministic)
             clock[due] = self.replan_every
         whole = self._from_state(sequences)
         actions = whole.mode[:, 0]
@@ -91,8 +92,11 @@ class PlanningPolicy(RecurrentModelPolicy):
         left = self._to_state(whole.shift()).flatten(1)
         return actions.cpu().numpy(), (left.cpu().numpy(), clock - 1.0)
 
-    def _plan(self, latent: LatentState, before: th.Tensor, generator: th.Generator | None, deterministic: bool) -> th.Tensor:
+    def _plan(
+        self, model: WorldModel, latent: LatentState, before: th.Tensor, generator: th.Generator | None, deterministic: bool
+    ) -> th.Tensor:
         """
+        :param model: whose dreams are judged
         :param latent: where to start, ``(n, ...)``
         :param before: what is left of earlier plans, ``(n, H, A)``; zeros for none
         :param generator: where the randomness comes from
@@ -102,11 +106,11 @@ class PlanningPolicy(RecurrentModelPolicy):
         sampled = self.particles > 1
         if deterministic and sampled and len(before) > 1:  # which numbers a dream draws depends on those beside it
             rows = zip(latent.deter.split(1), latent.stoch.split(1), before.split(1), strict=True)
-            plans = [self._plan(LatentState(deter, stoch), alone, None, True) for deter, stoch, alone in rows]
+            plans = [self._plan(model, LatentState(deter, stoch), alone, None, True) for deter, stoch, alone in rows]
             return th.cat(plans)
         if deterministic:
             generator = th.Generator().manual_seed(0)
-        score = imagined_score(self.world_model, latent, self.value, self.particles, not sampled, generator)
+        score = imagined_score(model, latent, self.value, self.particles, not sampled, generator)
         return self._to_state(self.planner.plan(score, self._from_state(before), generator=generator).sequences)
 
     def _from_state(self, plan: th.Tensor) -> ActionSequences:

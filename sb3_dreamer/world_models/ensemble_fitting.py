@@ -23,6 +23,8 @@ from sb3_dreamer.world_models.transitions import Transitions, from_rows
 BETTER = 0.01
 """Relative gain of the validation error that counts as one."""
 MOST_HELD_OUT = 5000
+TERMINATION_DECAY = 1e-3
+"""Weight decay of what tells terminations: these are few, and are soon learnt by heart without it."""
 
 
 def transitions_of(model: ProbabilisticWorldModel, dataset: EpisodeDataset) -> Transitions:
@@ -43,9 +45,10 @@ def make_optimizer(model: ProbabilisticWorldModel, learning_rate: float = 1e-3) 
     """
     :param model: the model
     :param learning_rate: of all parameters
-    :return: Adam with PETS' weight decay
+    :return: Adam with PETS' weight decay, and one for what tells terminations
     """
-    groups = [*model.members.parameter_groups(), dict(params=list(model.termination_head.parameters()), weight_decay=0.0)]
+    head = dict(params=list(model.termination_head.parameters()), weight_decay=TERMINATION_DECAY)
+    groups = [*model.members.parameter_groups(), head]
     return th.optim.Adam(groups, lr=learning_rate, fused=True)
 
 
@@ -135,7 +138,7 @@ class _Fit:
 
     def _end_loss(self, data: Transitions) -> th.Tensor:
         """:return: mean cross-entropy of the termination head, scalar"""
-        logit = self.model.termination_logit(data.x, data.action, data.next_x)
+        logit = self.model.termination_logit(data.action, data.next_x)
         return F.binary_cross_entropy_with_logits(logit, data.terminal)
 
     def update(self, rows: th.Tensor) -> th.Tensor:

@@ -97,7 +97,8 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         self.deter_size, self.stoch_size = 2, self.layout.size
         inputs, outputs = self.stoch_size + action_size, self.stoch_size + 1
         self.members: Members = self.make_members(inputs, outputs, units, layers)
-        self.termination_head = MLP(2 * self.stoch_size + action_size, units, 2, 1, "layer", out_scale=0.0)
+        # no norm, which would blur the thresholds that ends are
+        self.termination_head = MLP(action_size + self.stoch_size, units, 2, 1, norm=None, out_scale=0.0)
         self.loss_scales = {"dynamics": 1.0, "continue": 1.0}
         self.input_mean: th.Tensor
         self.input_std: th.Tensor
@@ -231,7 +232,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         before, then = self.layout.split(x), self.layout.split(after)
         reward = outcome[:, :1] if self.reward_fn is None else self.reward_fn(before, action, then).float().unsqueeze(-1)
         if self.termination_fn is None:
-            goes_on = 1.0 - th.sigmoid(self.termination_logit(x, action, after))
+            goes_on = 1.0 - th.sigmoid(self.termination_logit(action, after))
         else:
             goes_on = 1.0 - self.termination_fn(before, action, then).float()
         return LatentState(th.cat([reward, goes_on.unsqueeze(-1)], dim=-1), after)
@@ -324,16 +325,16 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
     def predict_discount(self, state: LatentState) -> th.Tensor:
         return self.gamma * state.deter[..., 1]
 
-    def termination_logit(self, x: th.Tensor, action: th.Tensor, after: th.Tensor) -> th.Tensor:
+    def termination_logit(self, action: th.Tensor, after: th.Tensor) -> th.Tensor:
         """
-        :param x: states ``(..., Z)``
+        Whether an episode ends is told by the state it came to, and by the action: there are few ends to learn it from, and
+        with the state before as well, more of them were learnt by heart.
+
         :param action: within the bounds, ``(..., A)``
         :param after: states they led to, ``(..., Z)``
         :return: of a termination, ``(...)``; very low where none has been seen at all
         """
-        scale = self.input_std[: self.stoch_size]
-        inputs = th.cat([self._inputs_of(x, action), (after - self.input_mean[: self.stoch_size]) / scale], dim=-1)
-        logit = self.termination_head(inputs).squeeze(-1).float()
+        logit = self.termination_head(self._inputs_of(after, action)).squeeze(-1).float()
         share = self.terminal_share.clamp(1e-7, 1.0 - 1e-7)  # what the head begins with: ends are rare
         return th.where(self.terminal_share > 0, logit + th.log(share / (1.0 - share)), -30.0)
 
@@ -348,7 +349,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         said = self.members.learn(inputs.expand(self.members.networks, *inputs.shape))
         dynamics = nats(said, target.flatten(0, 1)).mean(-1).sum(0)
         valid = 1.0 - batch.is_first
-        logit = self.termination_logit(before, action, states.stoch)
+        logit = self.termination_logit(action, states.stoch)
         ends = SoftBernoulli(logit).loss(batch.is_terminal)
         losses = {"dynamics": valid * dynamics.view_as(valid), "continue": valid * ends}
         return states, losses, {}

@@ -374,8 +374,7 @@ def test_ends_are_as_probable_as_the_head_says_times_how_frequent_they_were(shar
     model, (x, action) = make(gamma=0.9), some(5)
     model.terminal_share.fill_(share)
     state = model.step(x, action, "expectation")
-    after = (state.stoch - model.input_mean[:2]) / model.input_std[:2]
-    inputs = th.cat([(th.cat([x, action], -1) - model.input_mean) / model.input_std, after], -1)
+    inputs = (th.cat([state.stoch, action], -1) - model.input_mean) / model.input_std
     likely = th.sigmoid(model.termination_head(inputs).squeeze(-1)).detach().double().numpy()
     assert likely.std() > 0.01
     ends = likely * share / (likely * share + (1 - likely) * (1 - share))
@@ -452,9 +451,9 @@ def test_losses_are_of_the_steps_and_none_leads_to_an_episodes_first_row() -> No
             scaled = variance / model.target_std.double().numpy() ** 2
             nats += np.mean((mean - truth) ** 2 / variance + np.log(scaled))
         assert losses["dynamics"][b, t].item() == pytest.approx(nats, rel=1e-3)
-    logit = model.termination_logit(states.stoch[2, 3], rows.prev_action[2, 4], states.stoch[2, 4])
+    logit = model.termination_logit(rows.prev_action[2, 4], states.stoch[2, 4])
     assert losses["continue"][2, 4].item() == pytest.approx(F.softplus(-logit).item(), rel=1e-4)  # where it terminated
-    logit = model.termination_logit(states.stoch[2, 4], rows.prev_action[2, 5], states.stoch[2, 5])
+    logit = model.termination_logit(rows.prev_action[2, 5], states.stoch[2, 5])
     assert losses["continue"][2, 5].item() == pytest.approx(F.softplus(logit).item(), rel=1e-4)
 
 

@@ -46,21 +46,6 @@ def test_slow_critic_moves_by_its_rate() -> None:
         assert th.allclose(slow, old + 0.02, atol=1e-6)
 
 
-def test_average_keeps_up_at_first_and_then_takes_its_rate() -> None:
-    policy = make_policy()
-    parameter = next(policy.actor.parameters())
-    average = next(policy.average_actor.parameters())
-    parameter.data.add_(1.0)
-    policy.update_average(0.005)
-    assert th.allclose(average, parameter)  # 24 / 1 > 1: the first updates are taken whole
-    for expected_rate, updates in ((24 / 100, 99), (0.005, 9_999)):
-        policy.averaged_updates.fill_(updates)
-        old = average.clone()
-        parameter.data.add_(1.0)
-        policy.update_average(0.005)
-        assert th.allclose(average, old + expected_rate * (parameter - old), atol=1e-5)
-
-
 def test_only_trained_networks_are_in_the_optimizer_once() -> None:
     policy = make_policy()
     owned = [p for group in policy.optimizer.param_groups for p in group["params"]]
