@@ -110,7 +110,7 @@ TOY: dict[str, Task] = {
         {
             "dreamer": Training(5, 5000, 125),
             "recurrent_ppo": Training(1, 100_000, 5000, {**RECURRENT, "normalize": True}),
-            "planet": Training(5, 5000, 250),
+            "planet": Training(5, 5000, 500),
         },
     ),
     "SequenceMemory-v0": Task("SequenceMemory-v0", 46.5, {"dreamer": Training(5, 5000, 125), "dqn": Training(3, 5000, 125)}),

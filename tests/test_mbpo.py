@@ -47,7 +47,7 @@ def rows(n: int, start: float = 0.0) -> Transitions:
 
 
 def test_the_ring_keeps_the_newest_steps_whole() -> None:
-    buffer = ImaginedBuffer(5)
+    buffer = ImaginedBuffer(5, 3)
     buffer.add(rows(3))
     assert len(buffer) == 3 and set(buffer.sample(200).reward.tolist()) == {0.0, 1.0, 2.0}
     buffer.add(rows(4, 10.0))
@@ -64,7 +64,7 @@ def test_every_batch_has_its_share_of_real_steps(ratio: float, real: int) -> Non
     replay = ReplayBuffer(10, space, gym.spaces.Box(-1, 1, (1,)), device="cpu")
     for _ in range(10):
         replay.add(np.array([[-7.0]]), np.array([[-8.0]]), np.array([[0.5]]), np.array([-1.0]), np.array([True]), [{}])
-    dreams = ImaginedBuffer(10)
+    dreams = ImaginedBuffer(10, 1)
     dreams.add(rows(10))
     batch = MixedReplay(replay, dreams, ratio, lambda x: x).sample(16)
     assert len(batch.rewards) == 16 and int((batch.observations == -7.0).sum()) == real
@@ -72,6 +72,65 @@ def test_every_batch_has_its_share_of_real_steps(ratio: float, real: int) -> Non
     assert (batch.rewards[told] == -1).all() and (batch.dones[told] == 1).all() and (batch.next_observations[told] == -8).all()
     assert (batch.rewards[~told, 0] == batch.observations[~told, 0]).all() and (batch.dones[~told] == 0).all()
     assert batch.rewards.shape == batch.dones.shape == (16, 1)
+
+
+def test_only_the_steps_of_the_newest_fits_are_drawn_however_few_they_were() -> None:
+    buffer = ImaginedBuffer(20, 2)
+    for fit, n in enumerate((6, 2, 1, 3, 20)):
+        buffer.begin()
+        buffer.add(rows(n, 100.0 * fit))
+        last = {0: 6, 1: 8, 2: 3, 3: 4, 4: 20}[fit]
+        assert len(buffer) == last
+        assert set((buffer.sample(400).reward // 100).tolist()) == ({fit - 1.0, float(fit)} if 0 < fit < 4 else {float(fit)})
+
+
+def test_dreams_of_old_fits_are_dropped_where_all_end_at_once() -> None:
+    model = tiny(rollout_length=5, retain_fits=1, termination_fn=lambda obs, action, next_obs: next_obs["obs"][:, 0] < 9.0)
+    model.learn(100)
+    assert len(model.imagined) == TINY["rollouts_per_step"] * TINY["model_train_freq"]  # one step each, of one fit
+
+
+# ---- when the model learns
+
+
+def note_fits(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    noted: list[int] = []
+    fit = model._fit_model
+    monkeypatch.setattr(model, "_fit_model", lambda: (noted.append(model.num_timesteps), fit()))
+    return noted
+
+
+def test_the_model_goes_on_learning_when_steps_are_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    fits = note_fits(model, monkeypatch)
+    model.learn(80)
+    model.learn(50)  # from 0 again, as SB3 does
+    assert fits == [31, 51, 71, 31]
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_a_fit_waits_until_there_is_enough_to_learn_from(validation: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(learning_starts=0, model_validation=validation)
+    fits = note_fits(model, monkeypatch)
+    model.learn(30)
+    assert fits == ([5, 25] if validation == 0 else [7, 27])
+
+
+def test_a_model_without_its_replay_keeps_what_it_knows_until_there_is_enough(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    tiny().learn(50).save(tmp_path / "model")
+    loaded = MBPO.load(tmp_path / "model", env=make_vec_env("envs:ContinuousPendulum-v0"))
+    fits, before = note_fits(loaded, monkeypatch), loaded.world_model.input_std.clone()
+    loaded.learn(29, reset_num_timesteps=False)
+    assert fits == [] and th.equal(loaded.world_model.input_std, before) and loaded._n_updates > 0
+    loaded.learn(10, reset_num_timesteps=False)
+    assert fits == [80]
+
+
+def test_the_log_has_its_own_name(tmp_path: pathlib.Path) -> None:
+    tiny(tensorboard_log=str(tmp_path)).learn(10)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["MBPO_1"]
 
 
 # ---- what the model learns from, and dreams
@@ -106,7 +165,7 @@ def test_dreams_start_where_one_has_been_follow_each_other_and_stop_at_terminati
 
     monkeypatch.setattr(model.world_model, "_opinions", tick)
     model.world_model.high.fill_(100.0)
-    model.imagined = ImaginedBuffer(1)
+    model.imagined = ImaginedBuffer(1, 1)
     model._dream()
     found = model.imagined.rows
     n = len(model.imagined)
@@ -130,7 +189,7 @@ def test_an_uncertain_end_counts_as_much_as_it_is_probable(probability: float) -
         model.world_model.terminal_share.fill_(probability)  # and the head says nothing else
         model.world_model.termination_head.out.weight.zero_()
         model.world_model.termination_head.out.bias.zero_()
-    model.imagined = ImaginedBuffer(1)
+    model.imagined = ImaginedBuffer(1, 1)
     model._dream()
     dreams, n = TINY["rollouts_per_step"] * TINY["model_train_freq"], len(model.imagined)
     assert th.allclose(model.imagined.rows.terminal[:n], th.tensor(probability))

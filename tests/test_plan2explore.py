@@ -205,6 +205,16 @@ def test_a_task_given_afterwards_becomes_the_replays_reward() -> None:
         assert np.array_equal(rows.rewards[~rows.is_first], 99 + clock[~rows.is_first])
 
 
+def test_adapting_learns_the_task_also_where_the_learning_rate_has_fallen_to_nothing() -> None:
+    model = explorer(learning_rate=lambda remaining: 1e-3 * remaining)
+    model.learn(100)
+    before = weights_of(model)
+    model.adapt(3, lambda obs, action, next_obs: 5.0 + obs[:, 0])
+    heads = [name for name in before if name.startswith("world_model.reward_head") and name.endswith("weight")]
+    assert heads and not any(th.equal(before[name], weights_of(model)[name]) for name in heads)
+    assert model._current_progress_remaining < 0.05
+
+
 def test_a_task_that_gives_something_else_changes_nothing() -> None:
     model = explorer()
     model.learn(60)

@@ -10,7 +10,14 @@ import torch as th
 from conftest import tiny_dreamer
 
 from sb3_dreamer import Dreamer
-from sb3_dreamer.world_models import RSSM, MLPWorldModel, StandaloneWorldModel, VAEWorldModel
+from sb3_dreamer.world_models import (
+    RSSM,
+    EnsembleWorldModel,
+    LaplaceWorldModel,
+    MLPWorldModel,
+    StandaloneWorldModel,
+    VAEWorldModel,
+)
 
 CLASSES: dict[str, dict[str, Any]] = {
     "rssm": dict(world_model_class=RSSM, latent="categorical"),
@@ -154,12 +161,15 @@ def test_images_go_through_the_vae_and_are_refused_by_the_mlp() -> None:
     [
         (dict(world_model_class="mlp"), "must be a class of world models, a WorldModel, got 'mlp'"),
         (dict(world_model_class=Dreamer), "must be a class of world models"),
+        (dict(world_model_class=EnsembleWorldModel), "=EnsembleWorldModel is fitted to single steps, .* use PETS or MBPO"),
+        (dict(world_model_class=LaplaceWorldModel), "=LaplaceWorldModel is fitted to single steps"),
         (dict(world_model_kwargs=dict(size="1m", gamma=0.9)), "must not hold size, gamma"),
     ],
 )
-def test_wrong_classes_and_arguments(policy_kwargs: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("make", ["dreamer", "planet"], indirect=True)
+def test_wrong_classes_and_arguments(make: Any, policy_kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tiny_dreamer(policy_kwargs=policy_kwargs)
+        make(policy_kwargs=policy_kwargs)
 
 
 def test_arguments_of_another_class_are_refused() -> None:

@@ -104,9 +104,8 @@ class ImaginationPolicy(AveragedModelPolicy):
         """:return: the context in which an update computes its losses"""
         return th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
 
-    @th.no_grad()
     def update_slow_critic(self, rate: float) -> None:
         """
         :param rate: share of the online critic
         """
-        th._foreach_lerp_(self._slow.copies, self._slow.originals, rate)
+        self._slow.follow(rate)

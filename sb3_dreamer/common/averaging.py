@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch as th
 import torch.nn as nn
@@ -23,22 +24,35 @@ def frozen_copy(module: Any) -> Any:
     return copy.deepcopy(module).requires_grad_(False)
 
 
-class Followers(NamedTuple):
-    """What copies of networks follow, listed once: to go through all modules takes as long as the arithmetic."""
+class Followers:
+    """
+    Copies of networks, and what they follow. The tensors are listed once, as going through all modules takes as long as the
+    arithmetic, and anew by :meth:`relist` where they are others: a module that goes to another device gets new buffers.
 
-    copies: list[th.Tensor]
-    originals: list[th.Tensor]
-    buffer_copies: list[th.Tensor]
-    buffers: list[th.Tensor]
+    :param pairs: copies, each with its original
+    """
 
-    @classmethod
-    def of(cls, pairs: list[tuple[nn.Module, nn.Module]]) -> Followers:
+    def __init__(self, pairs: Sequence[tuple[nn.Module, nn.Module]]) -> None:
+        self.pairs = list(pairs)
+        self.relist()
+
+    def relist(self) -> None:
+        """List the tensors that the modules have now."""
+        copied, original = (nn.ModuleList(modules) for modules in zip(*self.pairs, strict=True))
+        self._copies: list[th.Tensor] = list(copied.parameters())
+        self._originals: list[th.Tensor] = list(original.parameters())
+        self._buffer_copies, self._buffers = list(copied.buffers()), list(original.buffers())
+
+    @th.no_grad()
+    def follow(self, rate: float) -> None:
         """
-        :param pairs: copies, each with its original
-        :return: their tensors
+        Take a share of the originals' weights, and their buffers as they are.
+
+        :param rate: the share
         """
-        copied, original = (nn.ModuleList(modules) for modules in zip(*pairs, strict=True))
-        return cls(list(copied.parameters()), list(original.parameters()), list(copied.buffers()), list(original.buffers()))
+        th._foreach_lerp_(self._copies, self._originals, rate)
+        if self._buffers:
+            th._foreach_copy_(self._buffer_copies, self._buffers)
 
 
 class AveragedModelPolicy(RecurrentModelPolicy):
@@ -58,8 +72,15 @@ class AveragedModelPolicy(RecurrentModelPolicy):
         :param others: copies of further networks, each with its original
         """
         self.average_world_model = frozen_copy(self.world_model)
-        self._averages = Followers.of([(self.average_world_model, self.world_model), *others])
+        self._averages = Followers([(self.average_world_model, self.world_model), *others])
         self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """What moves modules to another device, or makes them another type."""
+        super()._apply(fn, recurse)
+        for followers in [value for value in vars(self).values() if isinstance(value, Followers)]:
+            followers.relist()
+        return self
 
     @property
     def _averaged(self) -> bool:
@@ -68,7 +89,6 @@ class AveragedModelPolicy(RecurrentModelPolicy):
     def acting_model(self, evaluation: bool) -> WorldModel:
         return self.average_world_model if evaluation and self._averaged else self.world_model
 
-    @th.no_grad()
     def update_average(self, rate: float | None) -> None:
         """
         Move the averages towards the networks in training.
@@ -80,5 +100,4 @@ class AveragedModelPolicy(RecurrentModelPolicy):
             return
         self.averaged_updates += 1
         rate = min(1.0, max(rate, FIRST_RATE / int(self.averaged_updates)))
-        th._foreach_lerp_(self._averages.copies, self._averages.originals, rate)
-        th._foreach_copy_(self._averages.buffer_copies, self._averages.buffers)
+        self._averages.follow(rate)

@@ -25,6 +25,8 @@ class WorldModel(nn.Module, ABC):
 
     small_task_kwargs: ClassVar[dict[str, Any]] = {}
     """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
+    learns_from_sequences: ClassVar[bool] = True
+    """Whether :meth:`loss` on replayed windows is all that it learns from; else it is fitted to single steps."""
     deter_size: int
     stoch_size: int
     gamma: float
@@ -162,6 +164,11 @@ def check_model_arguments(model_class: Any, base: type, kwargs: Mapping[str, Any
     """
     if not (isinstance(model_class, type) and issubclass(model_class, base)):
         raise ValueError(f"world_model_class must be a class of world models, a {base.__name__}, got {model_class!r:.100}.")
+    if base.learns_from_sequences and not model_class.learns_from_sequences:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"world_model_class={model_class.__name__} is fitted to single steps, and this algorithm learns from sequences: "
+            "use PETS or MBPO with it, or an RSSM, VAEWorldModel or MLPWorldModel here."
+        )
     taken = [name for name in derived if name in (kwargs or {})]
     if taken:
         raise ValueError(

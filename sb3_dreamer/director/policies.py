@@ -123,7 +123,7 @@ class DirectorPolicy(ImaginationPolicy):
 
         self.average_autoencoder = frozen_copy(self.autoencoder)
         self.average_manager, self.average_worker = frozen_copy(self.manager), frozen_copy(self.worker)
-        self._slow = Followers.of(
+        self._slow = Followers(
             [
                 (self.slow_manager_critic, self.manager_critic),
                 (self.slow_novelty_critic, self.novelty_critic),

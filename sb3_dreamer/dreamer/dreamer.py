@@ -287,8 +287,13 @@ class Dreamer(BehaviourLosses):
             self._create_aliases()
         if not hasattr(self, "_logger"):
             self.set_logger(configure_logger(self.verbose, None))
-        with self.replay_buffer.newest(last_rows):
-            self.train(gradient_steps)
+        # with the learning rates of a beginning: a schedule may have come to its end
+        remaining, self._current_progress_remaining = self._current_progress_remaining, 1.0
+        try:
+            with self.replay_buffer.newest(last_rows):
+                self.train(gradient_steps)
+        finally:
+            self._current_progress_remaining = remaining
 
     # ---- saving
 

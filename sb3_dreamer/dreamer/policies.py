@@ -149,7 +149,7 @@ class DreamerPolicy(ImaginationPolicy):
         pairs: list[tuple[nn.Module, nn.Module]] = [(self.slow_critic, self.critic)]
         if self.explorer is not None:
             pairs.append((self.explorer.slow_critic, self.explorer.critic))
-        return Followers.of(pairs)
+        return Followers(pairs)
 
     def stop_exploring(self) -> None:
         """Forget what exploring has learnt, and actor and critic with it: they begin anew. The world model stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -45,19 +46,26 @@ def real_transitions(
 
 class ImaginedBuffer:
     """
-    The newest imagined steps, on the model's device.
+    The imagined steps of the newest few fits, on the model's device.
 
     :param capacity: steps
+    :param fits: of which steps are kept, however few they were
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, fits: int) -> None:
         self.capacity = capacity
+        self.starts: deque[int] = deque(maxlen=fits)
+        """Steps ever added before each of the fits."""
         self.rows: Transitions | None = None
         self.count = 0
         """Steps ever added."""
 
     def __len__(self) -> int:
-        return min(self.count, self.capacity)
+        return min(self.count - (self.starts[0] if self.starts else 0), self.capacity)
+
+    def begin(self) -> None:
+        """What is added from now on is of another fit."""
+        self.starts.append(self.count)
 
     def add(self, new: Transitions) -> None:
         """
@@ -77,7 +85,8 @@ class ImaginedBuffer:
         :return: steps drawn uniformly
         """
         assert self.rows is not None
-        return self.rows[th.randint(len(self), (n,), device=self.rows.reward.device)]
+        ago = th.randint(1, len(self) + 1, (n,), device=self.rows.reward.device)
+        return self.rows[(self.count - ago) % self.capacity]
 
 
 class MixedReplay:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
@@ -13,7 +14,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
 from sb3_dreamer.common.arguments import check_numbers, check_whole
 from sb3_dreamer.common.bookkeeping import write_atomically
@@ -24,6 +25,8 @@ from sb3_dreamer.world_models import EnsembleWorldModel, ProbabilisticWorldModel
 from sb3_dreamer.world_models.ensemble_fitting import fit_transitions, make_optimizer
 from sb3_dreamer.world_models.probabilistic import RewardFn, TerminationFn
 from sb3_dreamer.world_models.transitions import Transitions
+
+SelfMBPO = TypeVar("SelfMBPO", bound="ModelBasedPolicyOptimization")
 
 NOISE = 0.1
 """Standard deviation of the noise on a deterministic actor's imagined actions, in units of half the action space."""
@@ -54,6 +57,7 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         real_ratio: float = 0.05,
         model_batch_size: int = 32,
         model_max_epochs: int = 25,
+        model_max_updates: int = 2000,
         model_validation: float = 0.2,
         model_learning_rate: float = 1e-3,
         world_model_class: type[ProbabilisticWorldModel] = EnsembleWorldModel,
@@ -72,6 +76,7 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         self.real_ratio = real_ratio
         self.model_batch_size = model_batch_size
         self.model_max_epochs = model_max_epochs
+        self.model_max_updates = model_max_updates
         self.model_validation = model_validation
         self.model_learning_rate = model_learning_rate
         self.world_model_class = world_model_class
@@ -93,8 +98,8 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         super().__init__(policy, env, **settings)  # type: ignore[arg-type]  # of the agent's class, which comes next
 
     def _check_model_arguments(self, agent_kwargs: Mapping[str, Any]) -> None:
-        whole = ("model_train_freq", "rollouts_per_step", "retain_fits", "model_batch_size", "model_max_epochs")
-        check_numbers(self, whole=whole, minimum=1)
+        whole = ("model_train_freq", "rollouts_per_step", "retain_fits")
+        check_numbers(self, whole=(*whole, "model_batch_size", "model_max_epochs", "model_max_updates"), minimum=1)
         check_numbers(self, real=("real_ratio", "model_validation", "model_learning_rate"))
         for name, below in (("real_ratio", False), ("model_validation", True)):
             value = getattr(self, name)
@@ -102,7 +107,8 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
                 raise ValueError(f"{name} must be a share from 0 to 1{' (excluded)' if below else ''}, got {value}.")
         given = self.rollout_length
         if isinstance(given, tuple | list):
-            if len(given) != 4 or given[1] <= given[0]:
+            numbers = len(given) == 4 and all(isinstance(step, int | float) for step in given[:2])
+            if not numbers or not 0 <= given[0] < given[1]:
                 raise ValueError(
                     f"rollout_length must be a number or (first step, last step, first length, last length), got {given!r}."
                 )
@@ -141,7 +147,7 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         ).to(self.device)
         self.world_model.attach(codec, self.action_codec)
         self.model_optimizer = make_optimizer(self.world_model, self.model_learning_rate)
-        self.imagined = ImaginedBuffer(1)
+        self.imagined = ImaginedBuffer(1, 1)
 
     # ---- learning
 
@@ -160,33 +166,47 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         :param gradient_steps: of the agent
         :param batch_size: of the agent
         """
-        if self._fitted_at is None or self.num_timesteps - self._fitted_at >= self.model_train_freq:
-            self._fit_model()
-            self._dream()
-        elif len(self.imagined) == 0:  # loaded: what was dreamt is not saved
-            self._dream()
         real = self.replay_buffer
         assert real is not None
+        # the steps may have been counted anew since
+        due = self._fitted_at is None or not 0 <= self.num_timesteps - self._fitted_at < self.model_train_freq
+        if due and real.size() * self.n_envs >= min(self._rows_of_a_fit(), real.buffer_size * self.n_envs):
+            self._fit_model()
+            self._dream()
+        elif self._fitted_at is None:
+            return
+        elif len(self.imagined) == 0:  # loaded: what was dreamt is not saved
+            self._dream()
         self.replay_buffer = MixedReplay(real, self.imagined, self.real_ratio, self._policy_obs)  # type: ignore[assignment]
         try:
             super().train(gradient_steps, batch_size)
         finally:
             self.replay_buffer = real
 
+    def _rows_of_a_fit(self) -> int:
+        """:return: steps to learn from at least: some are held out, and what few rows say of the scales may be far off"""
+        few = 5 if self.model_validation == 0 else math.ceil(1 / self.model_validation) + 2
+        return max(self.learning_starts, few)
+
     def _real_transitions(self, rows: np.ndarray | None = None) -> Transitions:
         assert self.replay_buffer is not None
         return real_transitions(self.replay_buffer, self.observation_codec, self.world_model.layout, self.device, rows)
 
     def _fit_model(self) -> None:
-        history = fit_transitions(
-            self.world_model,
-            self._real_transitions(),
-            epochs=self.model_max_epochs,
-            validation=self.model_validation,
-            batch_size=self.model_batch_size,
-            optimizer=self.model_optimizer,
-            seed=None,
-        )
+        try:
+            history = fit_transitions(
+                self.world_model,
+                self._real_transitions(),
+                updates=self.model_max_updates,
+                epochs=self.model_max_epochs,
+                validation=self.model_validation,
+                batch_size=self.model_batch_size,
+                optimizer=self.model_optimizer,
+                seed=None,
+            )
+        except FloatingPointError:
+            self.model_optimizer.state.clear()  # moments with NaN would spoil the next fit too
+            raise
         self._fitted_at = self.num_timesteps
         self.logger.record("model/nats", history.train["nats"][-1])
         self.logger.record("model/updates", history.updates[-1])
@@ -203,11 +223,13 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         length, dreams = self.rollout_length_now(), self.rollouts_per_step * self.model_train_freq
         capacity = self.retain_fits * dreams * length
         if self.imagined.capacity != capacity:
-            self.imagined = ImaginedBuffer(capacity)
+            self.imagined = ImaginedBuffer(capacity, self.retain_fits)
+        self.imagined.begin()
         self.policy.set_training_mode(False)
         held = self.replay_buffer.size()
         rows = th.randint(held * self.n_envs, (dreams,), device=self.device).cpu().numpy()
         x = self._real_transitions(rows).x
+        running = th.ones(len(x), dtype=th.bool, device=x.device)  # rows stay where they are: one may be one network's
         for _ in range(length):
             action = self.policy._predict(self._policy_obs(x), deterministic=False)
             if not hasattr(self.policy.actor, "action_log_prob"):
@@ -215,9 +237,9 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
             state = self.world_model.step(x, action)
             ends = 1.0 - state.deter[:, 1]
             # as probable as it is: of ends that are seldom certain, a threshold would leave out most
-            self.imagined.add(Transitions(x, action, state.deter[:, 0], state.stoch, ends))
-            x = state.stoch[ends < 0.5]
-            if len(x) == 0:
+            self.imagined.add(Transitions(x, action, state.deter[:, 0], state.stoch, ends)[running])
+            x, running = state.stoch, running & (ends < 0.5)
+            if not bool(running.any()):
                 break
         self.logger.record("model/rollout_length", length)
 
@@ -230,6 +252,18 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
             normalized = self.observation_codec.normalize(arrays, self._vec_normalize_env)
             shaped = {name: th.as_tensor(part, device=self.device).float() for name, part in normalized.items()}
         return shaped if self.observation_codec.is_dict else shaped["obs"]
+
+    def learn(
+        self: SelfMBPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "MBPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfMBPO:
+        """As SB3's, with the same arguments."""
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     # ---- saving
 
@@ -290,6 +324,7 @@ class MBPO(ModelBasedPolicyOptimization, SAC):
     :param real_ratio: share of the real steps in every batch
     :param model_batch_size: rows a member and gradient step of the model
     :param model_max_epochs: passes over the data at most, a fit
+    :param model_max_updates: gradient steps of the model at most, a fit: what bounds its cost where data are many
     :param model_validation: share of the rows by which a fit stops and members are judged
     :param model_learning_rate: of the model
     :param world_model_class: the model; an ensemble of 7 networks, of which the 5 best count, by default

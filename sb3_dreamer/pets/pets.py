@@ -35,6 +35,7 @@ class PETS(PlanningAlgorithm):
     :param train_freq: environment steps from one fit to the next
     :param batch_size: rows a member and gradient step
     :param max_epochs: passes over the data at most, a fit
+    :param max_updates: gradient steps at most, a fit: what bounds its cost where data are many
     :param validation: share of the rows held out of a fit, by which it stops and members are judged
     :param patience: passes without improvement after which a fit stops
     :param gamma: discount factor of planned rewards
@@ -69,6 +70,7 @@ class PETS(PlanningAlgorithm):
         train_freq: int = 50,
         batch_size: int = 32,
         max_epochs: int = 25,
+        max_updates: int = 2000,
         validation: float = 0.1,
         patience: int = 5,
         gamma: float = 0.99,
@@ -88,6 +90,7 @@ class PETS(PlanningAlgorithm):
     ) -> None:
         self.train_freq = train_freq
         self.max_epochs = max_epochs
+        self.max_updates = max_updates
         self.validation = validation
         self.patience = patience
         self.planner = planner
@@ -125,7 +128,7 @@ class PETS(PlanningAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_numbers(self, whole=("train_freq", "max_epochs", "patience"), minimum=1)
+        check_numbers(self, whole=("train_freq", "max_epochs", "max_updates", "patience"), minimum=1)
         check_numbers(self, real=("validation",))
         if self.validation >= 1:
             raise ValueError(f"validation is a share of the rows and must be less than 1, got {self.validation}.")
@@ -154,7 +157,7 @@ class PETS(PlanningAlgorithm):
         """
         Fit the ensemble to all data there is, from where the last fit left it.
 
-        :param gradient_steps: of no meaning: a fit ends when it no longer improves, or after ``max_epochs``
+        :param gradient_steps: of no meaning: a fit ends when it no longer improves, or after ``max_epochs`` or ``max_updates``
         """
         policy = self.policy
         self._update_learning_rate(policy.optimizer)
@@ -162,6 +165,7 @@ class PETS(PlanningAlgorithm):
             history = fit_transitions(
                 policy.world_model,
                 self._transitions(),
+                updates=self.max_updates,
                 epochs=self.max_epochs,
                 validation=self.validation,
                 batch_size=self.batch_size,

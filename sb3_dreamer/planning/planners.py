@@ -127,8 +127,13 @@ class Planner:
         return Plan(sequences.mode, sequences, best)
 
     def _weights(self, returns: th.Tensor) -> th.Tensor:
-        """:return: of the elites, they sum to 1, ``(B, E)``"""
+        """:return: of the elites, they sum to 1, ``(B, E)``; 0 for what was not finite, where anything was"""
+        finite = returns > th.finfo(returns.dtype).min
+        finite = finite | ~finite.any(1, keepdim=True)
+        share = finite.to(returns.dtype) / finite.sum(1, keepdim=True)
         if self.method != "mppi":
-            return th.full_like(returns, 1.0 / returns.shape[1])
-        spread = returns.std(1, keepdim=True, unbiased=False).clamp_min(1e-6)
-        return th.softmax((returns - returns[:, :1]) / (self.temperature * spread), dim=1)
+            return share
+        behind = (returns - returns[:, :1]).masked_fill(~finite, 0.0)  # the best comes first
+        mean = (share * behind).sum(1, keepdim=True)
+        spread = (share * (behind - mean).square()).sum(1, keepdim=True).sqrt().clamp_min(1e-6)
+        return th.softmax((behind / (self.temperature * spread)).masked_fill(~finite, -th.inf), dim=1)

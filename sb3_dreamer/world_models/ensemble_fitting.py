@@ -73,7 +73,7 @@ def fit_transitions(
     :param model: from :meth:`StandaloneWorldModel.from_spaces`
     :param data: steps; of 5,000 and more held out, 5,000 are
     :param updates: gradient steps at most; by default as many as the epochs make
-    :param epochs: of each row on average, at most; 100 if neither is given
+    :param epochs: of each row on average, at most; 100 if neither is given. With both, what comes first ends the fit
     :param validation: share of the rows to judge by, 0 for none: then the last weights are kept
     :param batch_size: rows a network and gradient step
     :param learning_rate: of Adam; None for 1e-3, or the given optimizer's own
@@ -85,8 +85,6 @@ def fit_transitions(
     :raises ValueError: too few rows, or arguments that cannot work
     :raises FloatingPointError: the loss became NaN or infinite; the model has the best weights so far
     """
-    if updates is not None and epochs is not None:
-        raise ValueError("Give updates or epochs, not both.")
     whole = dict(updates=updates, epochs=epochs, batch_size=batch_size, patience=patience)
     check_whole(**{name: value for name, value in whole.items() if value is not None})
     check_ranges(positive={} if learning_rate is None else dict(learning_rate=learning_rate))
@@ -102,7 +100,8 @@ def fit_transitions(
         if len(train) < 2 or (validation > 0 and len(held_out) == 0):
             raise ValueError(f"{len(data)} steps are too few to learn from with validation={validation}: collect more.")
         fit = _Fit(model, data, train, held_out, optimizer, int(batch_size), patience)
-        return fit.run(None if updates is None else int(updates), int(epochs or 100), progress_bar)
+        epochs = 100 if updates is None and epochs is None else epochs
+        return fit.run(updates, epochs, progress_bar)
 
 
 class _Fit:
@@ -163,15 +162,15 @@ class _Fit:
         """
         Judged by the likelihood: by the squared error, fits would end long before the noise is learnt.
 
-        :return: exponential of the nats of each network on the rows held out, of which a share means something,
-            ``(networks,)``, and the mean squared error of all; infinite without any rows
+        :return: nats of each network on the rows held out, ``(networks,)``, and the mean squared error of all; infinite
+            without any rows
         """
         n = self.members.networks
         if len(self.held_out) == 0:
             return th.full((n,), math.inf, device=self.inputs.device), math.inf
         inputs, targets = self.model.normalized(self.held_out)
         said = self.members.judge(inputs)
-        return nats(said, targets).mean((1, 2)).exp(), float((said[0] - targets).square().mean())
+        return nats(said, targets).mean((1, 2)), float((said[0] - targets).square().mean())
 
     @th.no_grad()
     def end_loss(self) -> float:
@@ -189,7 +188,8 @@ class _Fit:
         :return: whether anything has improved enough; without rows held out, the newest are the best
         """
         end_loss, judged = self.end_loss(), len(self.held_out) > 0
-        better = errors < self.best_error * (1.0 - BETTER) if judged else th.ones_like(errors, dtype=th.bool)
+        # a share of the likelihood, as nats are its logarithm
+        better = errors < self.best_error + math.log(1.0 - BETTER) if judged else th.ones_like(errors, dtype=th.bool)
         for kept, parameter in zip(self.best, self.members.parameters(), strict=True):
             if parameter.shape[:1] == better.shape and parameter.dim() == 3:  # one slice a network
                 kept[better] = parameter.detach()[better]
@@ -203,15 +203,15 @@ class _Fit:
 
     # ---- all of it
 
-    def run(self, updates: int | None, epochs: int, progress_bar: bool) -> FitHistory:
+    def run(self, updates: int | None, epochs: int | None, progress_bar: bool) -> FitHistory:
         """
         :param updates: at most
-        :param epochs: at most, where updates is None
+        :param epochs: at most
         :param progress_bar: show one
         :return: the history
         """
         per_epoch = max(1, len(self.train) // self.batch_size)
-        most = epochs * per_epoch if updates is None else updates
+        most = min(int(count) for count in (updates, epochs and epochs * per_epoch) if count is not None)
         begin, done, since = time.perf_counter(), 0, 0
         self.model.train()
         try:

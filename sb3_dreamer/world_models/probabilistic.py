@@ -35,6 +35,8 @@ RewardFn = Callable[[dict[str, th.Tensor], th.Tensor, dict[str, th.Tensor]], th.
 TerminationFn = Callable[[dict[str, th.Tensor], th.Tensor, dict[str, th.Tensor]], th.Tensor]
 """The same, to 1 (or True) where the episode terminates, ``(n,)``."""
 
+CHUNK = 16_384
+"""Rows that are predicted at once, of a data set of any length."""
 MARGIN = 0.1
 """Share of the range of each number seen, by which dreams may leave it."""
 
@@ -57,13 +59,14 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
     :param units: width of the hidden layers, the size's by default
     :param layers: hidden layers, the size's by default
     :param propagation: how dreams use the opinions: ``"ts1"`` (another one at every step), ``"tsinf"`` (the same along a
-        dream), both of which sample from its Gaussian (Chua et al. 2018, https://arxiv.org/abs/1805.12114), or
-        ``"expectation"`` (the mean of all). Deterministic dreams are always of the mean
+        dream, though a dream environment asks anew at every step), both of which sample from its Gaussian (Chua et al. 2018,
+        https://arxiv.org/abs/1805.12114), or ``"expectation"`` (the mean of all). Deterministic dreams are always of the mean
     :param reward_fn: None to learn the reward
     :param termination_fn: None to learn when episodes terminate
     """
 
     small_task_kwargs: ClassVar[dict[str, Any]] = {}
+    learns_from_sequences: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -150,11 +153,16 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         """
         :param x: states ``(n, Z)``
         :param action: in the model's space, ``(n, A)``
-        :return: reward and next state, ``(n, 1 + Z)``
+        :return: reward and next state, ``(n, 1 + Z)``; a reward that is known has no variance
         """
-        mean, variance = self._all_opinions(x, bounded(action))
-        centre = mean.mean(0) + F.pad(x, (1, 0))
-        return GaussianPrediction(centre, variance.mean(0), mean.var(0, unbiased=False))
+        action = bounded(action)
+        mean, variance = self._all_opinions(x, action)
+        centre, aleatoric, epistemic = mean.mean(0) + F.pad(x, (1, 0)), variance.mean(0), mean.var(0, unbiased=False)
+        if self.reward_fn is not None:
+            after = self.layout.split(centre[:, 1:])
+            centre[:, 0] = self.reward_fn(self.layout.split(x), action, after).float()
+            aleatoric[:, 0] = epistemic[:, 0] = 0.0
+        return GaussianPrediction(centre, aleatoric, epistemic)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -196,8 +204,9 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         from sb3_dreamer.world_models.ensemble_fitting import transitions_of
 
         data = transitions_of(self, dataset)
-        found = self.predict_states(data.x, data.action)
-        parts = (part.cpu().numpy() for part in (found.mean, found.aleatoric, found.epistemic))
+        pieces = [self.predict_states(*piece) for piece in zip(data.x.split(CHUNK), data.action.split(CHUNK), strict=True)]
+        columns = zip(*((piece.mean, piece.aleatoric, piece.epistemic) for piece in pieces), strict=True)
+        parts = (th.cat(column).cpu().numpy() for column in columns)
         truth = th.cat([data.reward.unsqueeze(-1), data.next_x], dim=-1)
         return GaussianPrediction(*parts), truth.cpu().numpy()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch as th
@@ -37,7 +38,8 @@ class SavedWorldModel(WorldModel):
         Write weights and arguments to one file, whole or not at all; no pickle of anything but tensors.
 
         :param path: the file, ``.pt`` is added if it has no suffix
-        :raises ValueError: the model was not made by :meth:`from_spaces`, or has arguments that cannot be written (a module)
+        :raises ValueError: the model was not made by :meth:`from_spaces`, or has arguments that cannot be written (a module).
+            Functions (``reward_fn`` ...) are left out: :meth:`load` is given them again
         """
         content = {"header": self.file_header(), "weights": self.state_dict()}
         write_atomically(path, lambda temporary: th.save(content, temporary), ".pt")
@@ -49,20 +51,26 @@ class SavedWorldModel(WorldModel):
         """
         if not hasattr(self, "_arguments"):
             raise ValueError("Only models made by from_spaces can be saved alone: save the Dreamer this one belongs to.")
+        functions = sorted(name for name, value in self._arguments.items() if name.endswith("_fn") and value is not None)
+        written = {name: value for name, value in self._arguments.items() if name not in functions}
         try:
-            arguments = encode(self._arguments, name_classes([], [ModelSize]))
+            arguments = encode(written, name_classes([], [ModelSize]))
         except NotPlainError as wrong:
             raise ValueError(f"An argument of the model cannot be written to a file: {wrong}.") from wrong
-        header = {"class": type(self).__name__, "arguments": arguments, "fitted": self._statistics_known}
+        header = {"class": type(self).__name__, "arguments": arguments, "functions": functions}
+        header["fitted"] = self._statistics_known
         return json.dumps({"format": FORMAT, **header})
 
     @classmethod
-    def load(cls: type[SelfModel], path: str | pathlib.Path, device: th.device | str = "cpu") -> SelfModel:
+    def load(
+        cls: type[SelfModel], path: str | pathlib.Path, device: th.device | str = "cpu", **functions: Callable[..., Any]
+    ) -> SelfModel:
         """
         :param path: written by :meth:`save`
         :param device: torch device
+        :param functions: those that the model was made with, ``reward_fn=...``
         :return: the model
-        :raises ValueError: the file is damaged or holds another class's model
+        :raises ValueError: the file is damaged or holds another class's model, or the functions are not those it was made with
         """
         path = find_file(path, ".pt")
         th.zeros((), device=device)  # a device that is not there is no fault of the file
@@ -71,6 +79,7 @@ class SavedWorldModel(WorldModel):
             header = json.loads(content["header"])
             arguments = decode(header["arguments"], name_classes([], [ModelSize]))
             found, version, fitted = header["class"], header["format"], bool(header["fitted"])
+            needed = set(header.get("functions", ()))
         except Exception as damage:
             raise ValueError(f"{path} is no world model's file, or damaged ({type(damage).__name__}: {damage})") from damage
         if version != FORMAT:
@@ -78,8 +87,13 @@ class SavedWorldModel(WorldModel):
         kinds = {kind.__name__: kind for kind in _concrete(cls)}
         if found not in kinds:
             raise ValueError(f"{path} holds a {found}, not a {' or '.join(kinds)}.")
+        if needed != set(functions):
+            raise ValueError(
+                f"{path} holds a model that was made with the functions {sorted(needed) or 'none'}, got "
+                f"{sorted(functions) or 'none'}: give load() the same, which no file can hold."
+            )
         try:
-            model = kinds[found].from_spaces(**arguments, device=device)
+            model = kinds[found].from_spaces(**arguments, **functions, device=device)
             model.load_state_dict(content["weights"])
         except Exception as wrong:
             raise ValueError(f"{path} does not fit this version's {found} ({type(wrong).__name__}: {wrong})") from wrong

@@ -68,11 +68,28 @@ def test_predict_acts_with_the_average_and_rollouts_do_not(name: str) -> None:
 def test_an_average_has_the_newest_buffers() -> None:
     norm = th.nn.BatchNorm1d(3)
     copied = frozen_copy(norm)
-    followers = Followers.of([(copied, norm)])
+    followers = Followers([(copied, norm)])
     norm(th.randn(8, 3))
-    assert [len(part) for part in followers] == [2, 2, 3, 3]
-    th._foreach_copy_(followers.buffer_copies, followers.buffers)
+    with th.no_grad():
+        norm.weight.fill_(3.0)
+    followers.follow(0.25)
     assert th.equal(copied.running_mean, norm.running_mean) and copied.num_batches_tracked == 1
+    assert th.equal(copied.weight, th.full((3,), 1.5))
+
+
+@over_all
+def test_an_average_follows_where_modules_move(name: str) -> None:
+    """A module that goes to another device or type has new tensors for its buffers, and they are what must be followed."""
+    policy = make_policy(name)
+    policy.to(th.float64).to(th.float32)
+    for _, network in pairs(policy, name):
+        with th.no_grad():
+            for tensor in [*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())]:
+                tensor.add_(1.0)
+    policy.update_average(0.005)
+    for average, network in pairs(policy, name):
+        for copied, original in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            assert th.equal(copied, original)
 
 
 @pytest.mark.parametrize("make", [made for made, _ in AVERAGED.values()])

@@ -581,11 +581,41 @@ def test_a_file_gives_the_same_model_back(kind: str, space: spaces.Space, tmp_pa
         loaded.fit(recorded(space, ACTION), epochs=1)  # and goes on learning
 
 
-def test_functions_cannot_be_written_to_a_file(tmp_path: pathlib.Path) -> None:
-    model = make(reward_fn=lambda before, action, after: action[:, 0])
-    with pytest.raises(ValueError, match="An argument of the model cannot be written to a file"):
-        model.save(tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+def test_functions_are_no_part_of_a_file_and_are_given_again(tmp_path: pathlib.Path) -> None:
+    def reward(before: Any, action: th.Tensor, after: Any) -> th.Tensor:
+        return action[:, 0]
+
+    model, (x, action) = make(reward_fn=reward), some(6)
+    model.save(tmp_path / "model")
+    for wrong in ({}, dict(termination_fn=reward), dict(reward_fn=reward, termination_fn=reward)):
+        with pytest.raises(ValueError, match=r"made with the functions \['reward_fn'\], got .*: give load\(\) the same"):
+            EnsembleWorldModel.load(tmp_path / "model", **wrong)
+    loaded = EnsembleWorldModel.load(tmp_path / "model", reward_fn=reward)
+    first, second = (each.step(x, action, "expectation") for each in (model, loaded))
+    assert th.equal(first.feat, second.feat) and th.equal(loaded.predict_reward(second), action[:, 0])
+    make().save(tmp_path / "plain")
+    with pytest.raises(ValueError, match="functions none, got"):
+        EnsembleWorldModel.load(tmp_path / "plain", reward_fn=reward)
+
+
+def test_a_known_reward_is_certain_and_predicted_as_it_is_dreamt() -> None:
+    model, (x, action) = make(reward_fn=lambda before, action, after: action[:, 0] + after["obs"][:, 1]), some(6)
+    found, unknown = model.predict_states(x, 3 * action), make().predict_states(x, 3 * action)
+    within = 3 * action / (3 * action).abs().clamp_min(1)
+    assert th.allclose(found.mean[:, 0], within[:, 0] + found.mean[:, 2])
+    assert (found.aleatoric[:, 0] == 0).all() and (found.epistemic[:, 0] == 0).all()
+    for part in ("mean", "aleatoric", "epistemic"):
+        assert th.equal(getattr(found, part)[:, 1:], getattr(unknown, part)[:, 1:])
+
+
+def test_a_data_set_is_predicted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = make(), recorded(BOX, ACTION)
+    whole, truth = model.predict_dataset(data)
+    monkeypatch.setattr("sb3_dreamer.world_models.probabilistic.CHUNK", 7)
+    pieces, again = model.predict_dataset(data)
+    assert len(truth) > 14 and np.array_equal(truth, again)
+    for part in ("mean", "aleatoric", "epistemic"):
+        assert np.allclose(getattr(whole, part), getattr(pieces, part), rtol=1e-4, atol=1e-7)
 
 
 # ---- making

@@ -358,6 +358,26 @@ def test_an_optimizer_that_is_given_keeps_its_moments() -> None:
     assert th.allclose(state["exp_avg"], 0.9 * moment + 0.1 * gradient, atol=1e-5)
 
 
+def test_what_is_new_and_far_off_is_learnt_by_a_model_that_was_sure() -> None:
+    """Its likelihood is so small at first that its inverse is no number any more."""
+    model = make()
+    calm = dataclasses.replace(linear(1000), reward=linear(1000).x[:, 0])
+    sure = dataclasses.replace(calm, next_x=0.8 * calm.x + 0.5 * calm.action)
+    fit_transitions(model, sure, epochs=40)
+    reward = sure.reward.clone()
+    reward[sure.next_x[:, 0] > 1.1] = -100.0
+    assert 3 < (reward < -50).sum() < 60
+    before = weights(model.members)
+    fit_transitions(model, dataclasses.replace(sure, reward=reward), epochs=10)
+    assert not equal(weights(model.members), before)
+
+
+def test_epochs_and_updates_both_end_a_fit() -> None:
+    for updates, epochs, expected in ((7, 100, 7), (1000, 2, 10), (7, None, 7), (None, 1, 5)):
+        history = fit_transitions(make(), linear(200), updates, epochs, patience=None)
+        assert history.updates[-1] == expected
+
+
 def test_an_optimizer_has_every_weight_once_and_the_learning_rate() -> None:
     model = make()
     optimizer = make_optimizer(model, 0.02)
@@ -602,7 +622,6 @@ def test_an_interrupted_fit_leaves_the_best_weights(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(updates=10, epochs=2), "Give updates or epochs, not both"),
         (dict(updates=0), "updates must be a whole number of at least 1, got 0"),
         (dict(epochs=1.5), "epochs must be a whole number of at least 1, got 1.5"),
         (dict(batch_size=0), "batch_size must be a whole number"),

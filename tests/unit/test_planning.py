@@ -150,6 +150,20 @@ def test_icem_keeps_the_best_and_asks_for_fewer_candidates() -> None:
         assert (after[0] == best).flatten(1).all(1).any()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_not_finite_counts_for_nothing_even_among_the_elites(method: Any) -> None:
+    """Fewer candidates are good than there are to be elites."""
+
+    def score(candidates: th.Tensor) -> th.Tensor:
+        action = candidates[..., 0, 0]
+        return th.where(action > 0.8, 1.0 - (action - 0.9).square(), -th.inf)
+
+    planner = Planner(method, 1, n_samples=60, n_iterations=4, n_elites=30, momentum=0.0, keep=0.0)
+    start = NormalSequences.fresh(1, 1, 1, CPU)
+    plan = planner.plan(score, start, generator=th.Generator().manual_seed(0))
+    assert 0.8 < plan.actions.item() <= 1.0
+
+
 def test_proposals_are_candidates_and_bad_returns_the_worst() -> None:
     proposal = th.full((1, 1, 3, 1), 0.77)
 
