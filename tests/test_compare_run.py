@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_dreamer.compare.evaluation import EVAL_SEED, GridEvaluation, action_latency, build_eval_env, evaluate
@@ -236,3 +237,30 @@ def test_parameters_of_a_world_model_count_once(tmp_path: Path, algo: str) -> No
     own = sum(p.numel() for p in model.world_model.parameters() if p.requires_grad)
     rest = sum(p.numel() for name, p in model.policy.named_parameters() if p.requires_grad and "target" not in name)
     assert own > 100 and count_parameters(model) == own + (rest if algo == "mbpo" else 0)
+
+
+def test_an_evaluation_that_is_no_number_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could be said of it, and no file of results could hold it."""
+    run = spec(tmp_path, "sac")
+    returns = iter([-1000.0, float("nan")])
+    monkeypatch.setattr("sb3_dreamer.compare.evaluation.evaluate", lambda model, env: np.full(2, next(returns)))
+    with pytest.raises(FloatingPointError, match="sac seed 3: the evaluation after 48 steps returned nan"):
+        execute(run)
+    assert not run.done_path.exists()
+
+
+@pytest.mark.parametrize(("algo", "expected"), [("ppo", 2 * 2 * 2), ("a2c", 8), ("sac", 128 - 50)])
+def test_gradient_updates_are_steps_of_an_optimizer(tmp_path: Path, algo: str, expected: int) -> None:
+    """To SB3's PPO, an epoch is one."""
+    run = spec(tmp_path, algo)
+    execute(run)
+    assert json.loads(run.done_path.read_text())["gradient_updates"] == expected
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_pictures_are_seen_by_convolutions_also_where_observations_are_normalised(tmp_path: Path, algo: str) -> None:
+    run = spec(tmp_path, algo, env_id="envs:ContinuousPendulumPixels-v0", hyperparameters=dict(n_steps=8, normalize=True))
+    model = build_model(run)
+    assert isinstance(model.policy, ActorCriticCnnPolicy)
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer is not None and not normalizer.norm_obs and normalizer.norm_reward

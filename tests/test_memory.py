@@ -14,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_dreamer.common import memory
+from sb3_dreamer.common.bookkeeping import process_name
 
 
 class Pictures(Clock):
@@ -118,11 +119,13 @@ def test_a_full_disk_is_an_error_and_no_end_of_the_process(
 def test_folders_of_killed_processes_go(make: Any, tmp_path: pathlib.Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left, alive = tmp_path / f"replay_{dead.pid}_abc", tmp_path / f"replay_{os.getpid()}_abc"
-    left.mkdir()
-    alive.mkdir()
+    host = process_name().partition("-")[0]
+    left, alive = tmp_path / f"replay_{host}-{dead.pid}_abc", tmp_path / f"replay_{process_name()}_abc"
+    elsewhere = tmp_path / f"replay_other{host}-{dead.pid}_abc"  # where a process of this number may well run
+    for folder in (left, alive, elsewhere):
+        folder.mkdir()
     make(replay_buffer_kwargs=dict(storage_path=tmp_path)).learn(3)
-    assert not left.exists() and alive.exists()
+    assert not left.exists() and alive.exists() and elsewhere.exists()
 
 
 def test_loading_makes_no_folders(make: Any, tmp_path: pathlib.Path) -> None:

@@ -215,6 +215,33 @@ def test_adapting_learns_the_task_also_where_the_learning_rate_has_fallen_to_not
     assert model._current_progress_remaining < 0.05
 
 
+@pytest.mark.parametrize("kwargs", [{}, dict(policy_kwargs=dict(size="debug", world_model_class=MLPWorldModel))])
+def test_the_unit_of_rewards_is_that_of_the_new_task(kwargs: dict[str, Any]) -> None:
+    model = explorer(Clock(5), **kwargs)
+    model.learn(60)
+    model.adapt(1, lambda obs, action, next_obs: 1000.0 * next_obs[:, 1])
+    rewards = np.concatenate([rows.rewards[~rows.is_first] for rows in model.replay_buffer.streams()])
+    wanted = float(np.sqrt((rewards.astype(np.float64) ** 2).mean()))
+    assert model.policy.world_model.reward_magnitude().item() == pytest.approx(wanted, rel=1e-4) and wanted > 1000
+
+
+def test_adapting_leaves_the_callers_arguments_alone() -> None:
+    given = dict(size="debug", disagreement_kwargs=dict(units=8))
+    model = explorer(policy_kwargs=given)
+    model.learn(60)
+    model.adapt(1)
+    assert given == dict(size="debug", disagreement_kwargs=dict(units=8)) and "disagreement_kwargs" not in model.policy_kwargs
+
+
+def test_what_is_not_finite_does_not_spoil_the_scales() -> None:
+    heads = Disagreement(2, 1, 1, units=4, layers=1)
+    batch, posterior = sequence(5, [1, 0, 0, 0, 0])
+    heads.loss(batch, posterior)
+    before = {name: value.clone() for name, value in heads.scaling.state_dict().items()}
+    heads.loss(batch, posterior.map(lambda part: part / 0))
+    assert all(th.equal(value, before[name]) for name, value in heads.scaling.state_dict().items())
+
+
 def test_a_task_that_gives_something_else_changes_nothing() -> None:
     model = explorer()
     model.learn(60)

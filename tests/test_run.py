@@ -153,3 +153,19 @@ def test_train_ratio_falls_to_a_share_in_inverse_proportion_to_the_steps() -> No
     assert late == 50
     model.learn(100)  # steps are counted from 0 again, but the ratio stays where it is
     assert len(when) - first - middle - late == pytest.approx(60 * 0.25, abs=1)
+
+
+@pytest.mark.parametrize("make", ["dreamer", "planet", "director", "pets"], indirect=True)
+def test_modules_are_in_training_mode_only_while_they_train(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, modes = make(Clock()), []
+    act, train = model._act, model.train
+    monkeypatch.setattr(model, "_act", lambda obs: (modes.append(("act", model.policy.training)), act(obs))[1])
+    monkeypatch.setattr(model, "train", lambda steps: (train(steps), modes.append(("train", True)))[0])
+    model.learn(60)
+    assert {mode for name, mode in modes if name == "act"} == {False} and ("train", True) in modes
+
+
+def test_whole_numbers_may_be_floats() -> None:
+    model = tiny_dreamer(Clock(), buffer_size=2e3, batch_size=2.0, batch_length=4.0, imagination_horizon=2.0)
+    model.learn(60)
+    assert model._n_updates > 0 and isinstance(model.buffer_size, int)

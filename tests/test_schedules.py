@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Clock, tiny_dreamer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import ConstantSchedule, LinearSchedule
 
@@ -60,6 +61,24 @@ def test_the_optimizer_and_the_log_follow_the_schedule(make: Make, name: str, tm
     rows = [json.loads(line) for line in (tmp_path / "progress.json").read_text().splitlines()]
     logged = {row["time/total_timesteps"]: row["train/learning_rate"] for row in rows if "train/learning_rate" in row}
     assert logged == {n + 8: pytest.approx(rate, rel=1e-6) for n, rate in expected if n < 160}  # at the next episode's end
+
+
+@pytest.mark.parametrize("make", ["dreamer", "planet"], indirect=True)
+def test_steps_beyond_the_end_make_no_negative_rates(make: Make) -> None:
+    """Three environments take 102 steps where 100 were asked for; SB3 would say that -2 % remain."""
+    model = make(make_vec_env(lambda: Clock(length=8), 3), learning_rate=lambda remaining: 1e-3 * remaining, train_ratio=32)
+    noted = note_rates(model)
+    model.learn(100)
+    assert noted[-1][0] == 102 and noted[-1][1]["world_model"] == 0.0
+
+
+def test_what_is_owed_from_before_is_paid_at_the_rate_of_a_beginning() -> None:
+    model = tiny_dreamer(Clock(length=8), learning_rate=lambda remaining: 1e-3 * remaining, train_ratio=8)
+    model.learn(80)
+    model._update_debt = 1.0  # as a callback leaves it that ends training at its last step
+    noted = note_rates(model)
+    model.learn(20)
+    assert noted[0][0] == 0 and noted[0][1]["world_model"] == pytest.approx(1e-3)
 
 
 def test_actor_and_critic_have_schedules_of_their_own() -> None:

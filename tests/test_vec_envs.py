@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
     VecEnv,
+    VecEnvWrapper,
     VecFrameStack,
     VecMonitor,
     VecNormalize,
@@ -342,3 +343,25 @@ def test_an_error_in_the_environment_leaves_a_whole_model(
     assert model.num_timesteps == 138 and model._n_updates > updates
     for stream in range(2):
         assert rows(model, stream)["_is_first"][53] and not rows(model, stream)["_is_last"][52]
+
+
+class Reusing(VecEnvWrapper):
+    """Gives its ends in one and the same array."""
+
+    def reset(self) -> Any:
+        self._dones = np.zeros(self.num_envs, dtype=bool)
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        self._dones[:] = dones
+        return obs, rewards, self._dones, infos
+
+
+def test_an_environment_may_use_its_arrays_again(make: Make) -> None:
+    rows = []
+    for wrap in (lambda env: env, Reusing):
+        model = make(wrap(make_vec_env(lambda: Clock(length=8), 2)))
+        model.learn(60)
+        rows.append([(stream.is_first.tolist(), stream.is_last.tolist()) for stream in model.replay_buffer.streams()])
+    assert rows[0] == rows[1]

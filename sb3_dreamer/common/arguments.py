@@ -15,7 +15,7 @@ def check_numbers(
     """
     :param model: the algorithm, with its constructor's arguments as attributes
     :param real: names of arguments that are finite numbers
-    :param whole: names of arguments that are whole numbers
+    :param whole: names of arguments that are whole numbers, which they are made if they are floats
     :param optional: those of them that may be None
     :param minimum: smallest value allowed
     :raises ValueError: for the first that is not
@@ -30,6 +30,8 @@ def check_numbers(
             raise ValueError(f"{name} must be {kind}{' or None' if name in optional else ''}, got {value!r}.")
         if value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+        if name in whole:
+            setattr(model, name, int(value))  # 1e6 is a float
 
 
 def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import pathlib
+import platform
 import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -137,7 +139,7 @@ def write_atomically(path: str | pathlib.Path, write: Callable[[pathlib.Path], o
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed while it wrote
         if not process_runs(left.name.split(".")[-2]):
             left.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{process_name()}.tmp")
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -162,11 +164,19 @@ def find_file(path: str | pathlib.Path, suffix: str) -> pathlib.Path:
     return path
 
 
-def process_runs(pid: str) -> bool:
+def process_name() -> str:
+    """:return: this process's, among those of all machines that share a disk: letters, numbers and one ``-``"""
+    return f"{re.sub('[^A-Za-z0-9]', '', platform.node()) or 'host'}-{os.getpid()}"
+
+
+def process_runs(name: str) -> bool:
     """
-    :param pid: a process's number
-    :return: whether it runs, True if that cannot be told
+    :param name: a process's, from :func:`process_name`
+    :return: whether it runs, True if that cannot be told: elsewhere, say
     """
+    host, _, pid = name.partition("-")
+    if host != process_name().partition("-")[0] or os.name == "nt":  # where signal 0 is no question
+        return True
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_dreamer.common.bookkeeping import process_runs
+from sb3_dreamer.common.bookkeeping import process_name, process_runs
 
 # parameters of mallopt(3), from glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -87,7 +87,7 @@ class DiskArrays:
         for left in parent.glob("replay_*_*"):
             if not process_runs(left.name.split("_")[1]):
                 shutil.rmtree(left, ignore_errors=True)
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"replay_{os.getpid()}_", dir=parent))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"replay_{process_name()}_", dir=parent))
         self._arrays: list[np.memmap] = []
         self._filled = 0
         self._delete = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)

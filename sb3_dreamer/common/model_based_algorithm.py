@@ -238,8 +238,10 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
             self._begin_rollout()
 
         callback.on_training_start(locals(), globals())
+        self._current_progress_remaining = 1.0
         if self.num_timesteps > 0:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        self.policy.set_training_mode(False)  # but while it trains
         self._train_if_due()  # what was due when learning stopped, or the model was saved
         while self.num_timesteps < total_timesteps:
             callback.on_rollout_start()
@@ -274,6 +276,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         if due > 0 and self.replay_buffer.can_sample(self.batch_length):
             self._update_debt -= due
             self.train(due)
+            self.policy.set_training_mode(False)
 
     def _is_sound(self, *values: th.Tensor) -> bool:
         """

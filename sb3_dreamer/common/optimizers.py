@@ -24,17 +24,22 @@ def adaptive_grad_clip_(parameters: list[th.Tensor], grads: list[th.Tensor], cli
     th._foreach_mul_(grads, list(factors.unbind()))
 
 
-def clip_grad_norms_(groups: Iterable[list[th.Tensor]], limit: float | None) -> list[th.Tensor]:
+def clip_grad_norms_(groups: Iterable[Iterable[th.Tensor]], limit: float | None) -> list[th.Tensor]:
     """
     Scale the gradients of each group of parameters down to a norm of at most ``limit``.
 
     :param groups: parameters, those without a gradient do not count
     :param limit: largest norm, None for no limit
-    :return: the norm of each group before, scalars
+    :return: the norm of each group before, scalars on its device
     """
-    found = [[p.grad for p in parameters if p.grad is not None] for parameters in groups]
-    each = iter(th._foreach_norm([grad for grads in found for grad in grads]))
-    norms = [th.linalg.vector_norm(th.stack([next(each) for _ in grads])) if grads else th.zeros(()) for grads in found]
+    members = [list(parameters) for parameters in groups]
+    found = [[p.grad for p in parameters if p.grad is not None] for parameters in members]
+    every = [grad for grads in found for grad in grads]
+    each = iter(th._foreach_norm(every) if every else ())
+    norms = [
+        th.linalg.vector_norm(th.stack([next(each) for _ in grads])) if grads else parameters[0].new_zeros(())
+        for parameters, grads in zip(members, found, strict=True)
+    ]
     for norm, grads in zip(norms, found, strict=True):
         # a GPU would be waited for by the question; the product with 1 is cheap there
         if limit is not None and grads and (norm.device.type != "cpu" or not norm <= limit):

@@ -136,7 +136,7 @@ class RolloutAlgorithm(SavingAlgorithm):
             self._last_original_obs = original
         # a reset observation comes without reward
         self._last_rewards = np.where(dones, 0.0, true_rewards).astype(np.float32)
-        self._last_episode_starts = dones
+        self._last_episode_starts = np.array(dones, dtype=bool)  # whose array may be used for the next step
         self._owe_updates()
         self._stepping = False
 
@@ -149,6 +149,10 @@ class RolloutAlgorithm(SavingAlgorithm):
         if log_interval is not None and self._episode_num // log_interval > (self._episode_num - ended) // log_interval:
             self.dump_logs()
         return proceed
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Never below 0, of which few schedules make a rate: the last step of many environments goes beyond the end."""
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     @staticmethod
     def _step_env(env: VecEnv, actions: np.ndarray) -> Any:

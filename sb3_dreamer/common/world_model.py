@@ -50,6 +50,13 @@ class WorldModel(nn.Module, ABC):
             th.zeros(batch_size, self.stoch_size, device=like.device),
         )
 
+    def renew_reward_scale(self, reward: th.Tensor) -> None:
+        """
+        Rewards are others from now on: forget how large they were.
+
+        :param reward: new ones, ``(n,)``
+        """
+
     def after_episode(self, deter: np.ndarray) -> np.ndarray:
         """
         :param deter: deterministic states at the last observations that were acted on, ``(n, D)``

@@ -135,6 +135,8 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
         envs = [request["envs"]] if isinstance(request["envs"], str) else request["envs"]
         first = envs[0] if isinstance(envs[0], str) else envs[0].env_id
         request["out"] = "runs/comparison" if len(envs) > 1 else f"runs/{env_name(first).replace('/', '-')}"
+    if request.get("jobs") == 0:  # in a file, where --jobs takes it for as many as there is room for
+        request["jobs"] = None
     if "jobs" not in request:
         request["jobs"] = 1 if request.get("engine", "local") == "local" else None
     return request
@@ -144,7 +146,7 @@ def _run(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     benchmark = Benchmark(**{key: value for key, value in request.items() if key in BENCHMARK_OPTIONS})
     if arguments.dry_run:
-        print(benchmark.plan(request["jobs"]).table())
+        print(benchmark.plan(request["jobs"], request.get("overwrite", False)).table())
         return 0
     try:
         with warnings.catch_warnings():

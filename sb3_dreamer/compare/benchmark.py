@@ -18,7 +18,7 @@ from sb3_dreamer.compare.estimates import Plan, make_plan
 from sb3_dreamer.compare.jobs import FailedRun, run_jobs
 from sb3_dreamer.compare.machine import available_cpus
 from sb3_dreamer.compare.progress import make_progress
-from sb3_dreamer.compare.records import RunSpec, discard, read_finished
+from sb3_dreamer.compare.records import RunSpec, discard, read_finished, read_runs
 from sb3_dreamer.compare.results import BenchmarkResult, ComparisonResult, write_results
 
 
@@ -124,16 +124,17 @@ class Benchmark:
         """All runs, in their order."""
         return [spec for specs in self._specs.values() for spec in specs]
 
-    def plan(self, jobs: int | None = 1) -> Plan:
+    def plan(self, jobs: int | None = 1, overwrite: bool = False) -> Plan:
         """
         What there is to do, without doing it.
 
         :param jobs: runs at once, None for one a processor core
+        :param overwrite: run all of them anew
         :return: the matrix of runs with an estimate of their time
         :raises ComparisonError: ``out`` holds runs with other settings
         """
         _check_jobs(jobs)
-        return make_plan(self.specs, available_cpus() if jobs is None else jobs)
+        return make_plan(self.specs, available_cpus() if jobs is None else jobs, overwrite)
 
     def run(
         self,
@@ -170,6 +171,7 @@ class Benchmark:
         with ExitStack() as held:
             for specs in self._specs.values():
                 held.enter_context(_alone_in(specs[0].out))
+                _check_folder(specs[0])
             for spec in self.specs if overwrite else ():
                 discard(spec)
             missing = [spec for spec in self.specs if read_finished(spec) is None]  # before anything starts: it may refuse
@@ -226,6 +228,16 @@ def _folders(out: Path, names: Sequence[str]) -> list[Path]:
 def _check_number(name: str, value: int, minimum: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ComparisonError(f"{name} must be at least {minimum}, a whole number, not {value!r}.")
+
+
+def _check_folder(spec: RunSpec) -> None:
+    """Results of two environments in one folder could not be told apart afterwards."""
+    others = {run.spec.env for run in read_runs(spec.out)} - {spec.env}
+    if others:
+        raise ComparisonError(
+            f"{spec.out} holds runs of {', '.join(sorted(others))}: choose another folder for {spec.env}, as one is for one "
+            "environment."
+        )
 
 
 def _check_jobs(jobs: int | None) -> None:

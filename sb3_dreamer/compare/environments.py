@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_dreamer.compare.errors import ComparisonError
@@ -80,9 +81,15 @@ def build_vec_env(
     :param env_kwargs: keyword arguments for ``gymnasium.make``
     :param n_envs: number of environments
     :param seed: environment ``i`` is reset with ``seed + i`` the first time
-    :param normalize: wrap in ``VecNormalize``
+    :param normalize: wrap in ``VecNormalize``, which leaves pictures as they are
     :param gamma: discount, for ``VecNormalize``'s scale of the reward
     :return: monitored environments in one process
     """
     env = make_vec_env(partial(make_env, env_id, env_kwargs), n_envs=n_envs, seed=seed)
-    return VecNormalize(env, gamma=gamma) if normalize else env
+    if not normalize:
+        return env
+    space = env.observation_space
+    if isinstance(space, spaces.Dict):
+        vectors = [name for name, part in space.spaces.items() if isinstance(part, spaces.Box) and not is_image_space(part)]
+        return VecNormalize(env, norm_obs=bool(vectors), norm_obs_keys=vectors or None, gamma=gamma)
+    return VecNormalize(env, norm_obs=isinstance(space, spaces.Box) and not is_image_space(space), gamma=gamma)

@@ -112,13 +112,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def make_plan(specs: Sequence[RunSpec], jobs: int) -> Plan:
+def make_plan(specs: Sequence[RunSpec], jobs: int, overwrite: bool = False) -> Plan:
     """
     :param specs: all runs
     :param jobs: how many at once
+    :param overwrite: all are to be run anew
     :return: their matrix
     """
-    found = [read_finished(spec) is not None for spec in specs]
+    found = [not overwrite and read_finished(spec) is not None for spec in specs]
     finished = [spec for spec, there in zip(specs, found, strict=True) if there]
     runs = []
     for spec, there in zip(specs, found, strict=True):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import inspect
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -161,6 +162,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no number for it
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if inspect.isclass(value) or inspect.isroutine(value):

@@ -11,13 +11,16 @@ numbers, so a run that went on from a checkpoint would be another one than it wo
 
 import copy
 import json
+import math
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -29,6 +32,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.environments import build_vec_env
@@ -100,6 +104,21 @@ def count_parameters(model: BaseAlgorithm) -> int:
     return sum(trained.values())
 
 
+@contextmanager
+def counted_updates() -> Iterator[Counter[int]]:
+    """
+    What an algorithm itself calls an update differs: to SB3's PPO it is an epoch.
+
+    :return: gradient steps taken within, by optimizer; the greatest is how often the networks learnt
+    """
+    steps: Counter[int] = Counter()
+    handle = register_optimizer_step_post_hook(lambda optimizer, args, kwargs: steps.update([id(optimizer)]))
+    try:
+        yield steps
+    finally:
+        handle.remove()
+
+
 def execute(
     spec: RunSpec,
     on_row: Callable[[Row], None] = lambda row: None,
@@ -120,12 +139,18 @@ def execute(
     def keep(row: Row) -> None:
         rows.append(row)
         write_rows(spec.rows_path, rows)
+        if not math.isfinite(row.eval_return_mean):
+            raise FloatingPointError(
+                f"{spec.label}: the evaluation after {row.timesteps} steps returned {row.eval_return_mean}: rewards or "
+                "actions are no finite numbers any more."
+            )
         on_row(row)
 
     started = _now()
     model = build_model(spec)
     callback = GridEvaluation(spec, keep, on_timesteps)
-    model.learn(spec.total_timesteps, callback=callback)
+    with counted_updates() as updates:
+        model.learn(spec.total_timesteps, callback=callback)
     timings = callback.clock.timings()
     if [row.timesteps for row in rows] != spec.grid:
         raise RuntimeError(f"{spec.label} stopped early: evaluated at {[row.timesteps for row in rows]} of {spec.grid}")
@@ -136,7 +161,7 @@ def execute(
         "started": started,
         "ended": _now(),
         "timings": timings,
-        "gradient_updates": getattr(model, "_n_updates", None),
+        "gradient_updates": max(updates.values(), default=0),
         "peak_memory_mb": peak_memory_mb(),
         "action_latency_ms": round(action_latency(spec, model), 4),
         "attempts": attempt,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -280,9 +281,12 @@ class Dreamer(BehaviourLosses):
             )
         if reward_fn is not None:
             self.replay_buffer.relabel(reward_fn, self.action_codec.to_env)
+            rewards = np.concatenate([rows.rewards[~rows.is_first] for rows in self.replay_buffer.streams()])
+            self.policy.world_model.renew_reward_scale(th.as_tensor(rewards, device=self.device))
         if self.exploration is not None:
             self.exploration = None
-            self.policy_kwargs.pop("disagreement_kwargs", None)
+            kept = {name: value for name, value in self.policy_kwargs.items() if name != "disagreement_kwargs"}
+            self.policy_kwargs = kept  # the dictionary before is the caller's
             self.policy.stop_exploring()
             self._create_aliases()
         if not hasattr(self, "_logger"):

@@ -63,7 +63,8 @@ class Disagreement(Curiosity):
         feat, target = posterior.feat.detach()[:, :-1][inside], posterior.stoch.detach()[:, 1:][inside]
         if len(target) == 0:
             return posterior.feat.new_zeros(()).requires_grad_()
-        self.scaling.update(target)
+        if bool(th.isfinite(target).all()):  # else the update is skipped, and the scales would never forget it
+            self.scaling.update(target)
         error = self(feat, batch.prev_action[:, 1:][inside]) - self.scaling(target)
         return error.square().mean((1, 2)).sum()
 

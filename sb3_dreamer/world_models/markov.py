@@ -75,6 +75,9 @@ class MarkovWorldModel(StandaloneWorldModel):
         self.reward_head = MLP(state_size + action_size, sizes.units, sizes.layers, 1, norm, out_scale=0.0)
         self.continue_head = MLP(state_size, sizes.units, sizes.head_layers, 1, norm)
 
+    def renew_reward_scale(self, reward: th.Tensor) -> None:
+        self.reward_magnitude.renew(reward)
+
     # ---- what a subclass gives
 
     @abstractmethod

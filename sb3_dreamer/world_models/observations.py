@@ -106,6 +106,16 @@ class RunningMagnitude(nn.Module):
         self.count.add_(len(x))
         self.total.add_(x.double().square().sum())
 
+    def renew(self, x: th.Tensor) -> None:
+        """
+        Begin anew.
+
+        :param x: numbers, ``(n,)``
+        """
+        self.count.zero_()
+        self.total.zero_()
+        self.update(x)
+
     def forward(self) -> th.Tensor:
         """:return: scalar"""
         square = self.total / self.count.clamp_min(1.0)

@@ -153,6 +153,10 @@ class RSSM(StandaloneWorldModel):
         if self.reward_magnitude is not None:
             self.reward_magnitude.update(reward)
 
+    def renew_reward_scale(self, reward: th.Tensor) -> None:
+        if self.reward_magnitude is not None:
+            self.reward_magnitude.renew(reward)
+
     # ---- filtering
 
     def _posterior_params(self, deter: th.Tensor, embed_term: th.Tensor) -> th.Tensor:

@@ -20,7 +20,7 @@ from sb3_dreamer.compare.config import read_config
 from sb3_dreamer.compare.engines import make_engine
 from sb3_dreamer.compare.estimates import CPU_SECONDS_PER_STEP, Plan, PlannedRun, duration
 from sb3_dreamer.compare.machine import describe_machine, git_commit, peak_memory_mb
-from sb3_dreamer.compare.records import Row, RunSpec, finish
+from sb3_dreamer.compare.records import Row, RunSpec, finish, read_finished
 
 
 class Own(A2C):
@@ -255,6 +255,27 @@ def test_estimates_come_from_finished_runs_first(tmp_path: Path) -> None:
     assert found["ppo", 0] == (False, pytest.approx(1000 * CPU_SECONDS_PER_STEP["ppo"]), False)
     assert found["own", 0] == (False, None, False)
     assert set(CPU_SECONDS_PER_STEP) == set(settings.ALGORITHMS)
+    assert not any(run.finished for run in benchmark.plan(overwrite=True).runs)
+    longer = Benchmark("Pendulum-v1", ["sac"], seeds=2, total_timesteps=2000, out=tmp_path)
+    with pytest.raises(ComparisonError, match="other settings"):
+        longer.plan()
+    assert len(longer.plan(overwrite=True).runs) == 2
+
+
+def test_a_folder_of_another_environment_is_refused(tmp_path: Path) -> None:
+    there = Benchmark("Pendulum-v1", ["sac"], seeds=1, total_timesteps=1000, out=tmp_path).specs[0]
+    finish(there, [Row(there.env, "sac", 0, 1000, 0.0, 0.0, 9.0, 6.0)], 7)
+    with pytest.raises(ComparisonError, match=r"holds runs of Pendulum-v1: choose another folder for CartPole-v1"):
+        Benchmark("CartPole-v1", ["ppo"], seeds=1, total_timesteps=1000, out=tmp_path).run(progress=False)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_settings_without_a_number_can_be_written(value: float, tmp_path: Path) -> None:
+    hyperparams = {"ppo": {"max_grad_norm": value}}
+    run = Benchmark("Pendulum-v1", ["ppo"], seeds=1, total_timesteps=1000, out=tmp_path, hyperparams=hyperparams).specs[0]
+    finish(run, [Row(run.env, "ppo", 0, 1000, 0.0, 0.0, 9.0, 6.0)], 7)
+    assert json.loads(run.done_path.read_text())["settings"]["hyperparameters"]["max_grad_norm"] == str(value)
+    assert read_finished(run) is not None
 
 
 def test_report_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

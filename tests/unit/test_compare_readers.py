@@ -69,6 +69,15 @@ def test_failed_and_interrupted_runs_are_kept_apart(tmp_path: Path) -> None:
     assert states == {1: (True, "ValueError: no good"), 2: (False, "not finished"), 3: (True, "it left no message")}
 
 
+def test_runs_that_never_began_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "Task-v0", "sac", 0, [1.0, 2.0])
+    write_failure(tmp_path, "sac", 1, "ValueError: no good")
+    (tmp_path / "summary.json").write_text(json.dumps({"env": "Task-v0", "missing": ["sac seed 1", "a seed 2 seed 7"]}))
+    (task,) = find_tasks(tmp_path)
+    states = {(run.label, run.seed): (run.failed, run.reason) for run in task.unfinished}
+    assert states == {("sac", 1): (True, "ValueError: no good"), ("a seed 2", 7): (False, "not started")}
+
+
 def test_a_task_on_which_everything_failed(tmp_path: Path) -> None:
     write_failure(tmp_path / "Task-v0", "sac", 0, "ValueError")
     (task,) = find_tasks(tmp_path)

@@ -135,6 +135,15 @@ def test_files_of_something_else(tmp_path: Path, name: str) -> None:
         sb3_files.read_run(tmp_path)
 
 
+@pytest.mark.parametrize("size", [0, 30, 200])
+def test_a_file_that_was_cut_off(tmp_path: Path, size: int) -> None:
+    write_evaluations(tmp_path / "Task-v0" / "sac-seed3", [5.0, 7.0])
+    path = tmp_path / "Task-v0" / "sac-seed3" / "evaluations.npz"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ComparisonError, match="not what SB3's EvalCallback writes"):
+        sb3_files.read_run(path.parent)
+
+
 def test_empty_folders_and_monitors(tmp_path: Path) -> None:
     with pytest.raises(ComparisonError, match="none of"):
         sb3_files.read_run(tmp_path)

@@ -102,3 +102,12 @@ def test_clip_grad_norms_is_torch_s_by_group() -> None:
     unlimited = parameters()
     assert [float(n) for n in clip_grad_norms_(unlimited, None)] == pytest.approx([float(n) for n in norms])
     assert th.equal(unlimited[0][0].grad, parameters()[0][0].grad)
+
+
+def test_a_group_without_gradients_has_its_norm_on_its_own_device() -> None:
+    """What is compared with it is there as well: a GPU's numbers and the processor's cannot be stacked."""
+    still, moved = (th.nn.Parameter(th.zeros(3, device="meta")) for _ in range(2))
+    moved.grad = th.zeros(3, device="meta")
+    norms = clip_grad_norms_([iter([still]), [moved]], 1.0)
+    assert [norm.device.type for norm in norms] == ["meta", "meta"]
+    assert clip_grad_norms_([[th.nn.Parameter(th.zeros(3))]], None)[0].item() == 0.0

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas
 
 RUN_NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d+)")
+MISSING = re.compile(r"(?P<label>.+) seed (?P<seed>\d+)")
+"""How ``summary.json`` calls a run that has not finished."""
 EVALUATIONS = "evaluation episodes of the policy"
 
 
@@ -219,6 +221,12 @@ def _read_runs(folder: Path, names: list[str]) -> _Found:
             found.runs.append(read)
         else:
             found.unfinished.append(read)
+    there = {(run.label, run.seed) for run in found.runs} | {(run.label, run.seed) for run in found.unfinished}
+    for name in summary.get("missing", ()):  # of which there is no folder
+        match = MISSING.fullmatch(str(name))
+        if match is not None and (match["label"], int(match["seed"])) not in there:
+            path = folder / f"{match['label']}-seed{match['seed']}"
+            found.unfinished.append(UnfinishedRun(match["label"], int(match["seed"]), path, "not started", failed=False))
     envs = sorted({run.env for run in found.runs})
     if len(envs) > 1:
         raise ComparisonError(

@@ -28,7 +28,12 @@ def commands(task: TaskResult) -> list[str]:
             key = json.dumps([recorded["env"], *(recorded.get(name) for name in _SHARED), *seeds], default=str)
             while algo in groups.get(key, {}):  # variants of an algorithm cannot share a command
                 key += " "
-            groups.setdefault(key, {})[algo] = {**recorded, "algo": algo, "seeds": seeds}
+            groups.setdefault(key, {})[algo] = {
+                **recorded,
+                "algo": algo,
+                "seeds": seeds,
+                "env_id": one.runs[0].known("env_id") or recorded["env"],
+            }
     return [_command(list(group.values())) for group in groups.values()]
 
 
@@ -42,7 +47,7 @@ def _consecutive(seeds: list[int]) -> list[tuple[int, int]]:
 def _command(group: list[Mapping[str, Any]]) -> str:
     first = group[0]
     start, end = first["seeds"]
-    words = ["python", "-m", "sb3_dreamer.compare", "run", "--env", str(first["env"]), "--algos", *map(_algorithm, group)]
+    words = ["python", "-m", "sb3_dreamer.compare", "run", "--env", str(first["env_id"]), "--algos", *map(_algorithm, group)]
     words += ["--seeds", str(end - start + 1)] + (["--first-seed", str(start)] if start else [])
     for key in _SHARED[2:]:
         words += [f"--{key.replace('_', '-')}", str(first[key])]

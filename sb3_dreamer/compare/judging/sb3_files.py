@@ -7,6 +7,7 @@ None of them knows the CPU time. Their wall time includes evaluations, as far as
 
 import json
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,9 @@ def read_evaluations_npz(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path) as content:
             timesteps, results = content["timesteps"].astype(np.float64), content["results"].astype(np.float64)
-    except (KeyError, ValueError, OSError) as error:
+        returns = results.reshape(len(timesteps), -1).mean(axis=1)
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ComparisonError(f"{path} is not what SB3's EvalCallback writes: {error}") from error
-    returns = results.reshape(len(timesteps), -1).mean(axis=1)
     steps, means = _last_of_each(timesteps, returns)
     return steps, means
 

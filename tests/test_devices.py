@@ -1,0 +1,85 @@
+"""Updates on a device that is not the processor: "meta" has no numbers, but refuses to be mixed with others as a GPU does."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from conftest import tiny_director, tiny_dreamer
+from gymnasium import spaces
+
+from sb3_dreamer import DREAMER_V3
+from sb3_dreamer.common.types import LatentState, SequenceBatch
+
+BOX = spaces.Box(-1.0, 1.0, (2,))
+MIXED = spaces.Dict(
+    vector=spaces.Box(-1.0, 1.0, (3,)), choices=spaces.MultiDiscrete([2, 3]), camera=spaces.Box(0, 255, (16, 16, 3), np.uint8)
+)
+
+
+class Noise(gym.Env):
+    """Observations that mean nothing."""
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+V3 = {name: value for name, value in DREAMER_V3.items() if name not in ("batch_size", "batch_length", "policy_kwargs")}
+CASES: dict[str, tuple[Any, spaces.Space, spaces.Space, dict[str, Any]]] = {
+    "numbers": (tiny_dreamer, BOX, BOX, {}),
+    "choices": (tiny_dreamer, MIXED, spaces.MultiDiscrete([2, 3]), dict(policy="MultiInputPolicy")),
+    "published": (tiny_dreamer, BOX, spaces.Discrete(3), {**V3, "buffer_size": 2000}),
+    "plan2explore": (tiny_dreamer, BOX, spaces.Discrete(3), dict(exploration="reconstruction")),
+    "director": (tiny_director, BOX, BOX, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_update_happens_on_one_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, observation_space, action_space, kwargs = CASES[case]
+    model = make(Noise(observation_space, action_space), **kwargs)
+    model.learn(60)
+    batch, _ = model.sample_replay(2, 4)
+
+    policy = model.policy.to("meta")
+    model._create_aliases()
+    for group in policy.optimizer.param_groups:
+        group["params"] = list(policy.trained_modules()[group["name"]].parameters())
+    moved = {name: getattr(batch, name).to("meta") for name in ("prev_action", "reward", "is_first", "is_last", "is_terminal")}
+    initial = LatentState(batch.initial.deter.to("meta"), batch.initial.stoch.to("meta"))
+    batch = SequenceBatch(obs={name: part.to("meta") for name, part in batch.obs.items()}, initial=initial, **moved)
+
+    asked = []
+
+    def judge(*values: th.Tensor) -> bool:
+        asked.append({value.device.type for value in values})
+        th.stack([value.detach() for value in values])
+        return False  # nothing that has no number can be finite
+
+    monkeypatch.setattr(model, "_is_sound", judge)
+    director = make is tiny_director
+    actors = [policy.manager, policy.worker] if director else [policy.actor]
+    for learns_alone in (False, True):
+        metrics: dict[str, th.Tensor] = {}
+        policy.optimizer.zero_grad(set_to_none=True)
+        posterior, losses, _ = policy.world_model.loss(batch)
+        loss = policy.world_model.total_loss(losses)
+        if director:
+            loss = loss + policy.autoencoder.loss(batch, posterior)
+        elif policy.explorer is not None:
+            loss = loss + policy.explorer.curiosity.loss(batch, posterior)
+        given = (posterior, metrics) if director else (batch, posterior, metrics)
+        behaviour = () if learns_alone else model._behaviour_losses(*given)
+        model._step_networks(loss, behaviour, actors, metrics)
+        assert {value.device.type for value in metrics.values()} == {"meta"}
+    assert asked == [{"meta"}, {"meta"}]
+    policy.update_slow_critic(0.1)
+    policy._averages.follow(0.1)
