@@ -160,6 +160,18 @@ def test_break_even_without_a_price() -> None:
     assert costs.break_even(good, crossed([200, 200], [np.nan, 1])).kind == "unknown"
 
 
+def test_break_even_says_nothing_of_runs_that_do_not_agree() -> None:
+    """Of two samples of the same, a price from one to the other is chance."""
+    rng = np.random.default_rng(0)
+    kinds = []
+    for _ in range(40):
+        first, second = (crossed(list(rng.normal(1000, 200, 5)), list(rng.normal(50, 10, 5))) for _ in range(2))
+        kinds.append(costs.break_even(first, second).kind)
+    assert kinds.count("unknown") > 25
+    a, b = crossed([900, 1100, 1000], [40, 60, 50]), crossed([950, 1150, 900], [45, 55, 52])
+    assert "do not tell" in costs.break_even(a, b).reason
+
+
 def test_pareto_front() -> None:
     cost, score = np.array([1.0, 2.0, 3.0, 3.0]), np.array([5.0, 4.0, 9.0, 9.0])
     assert costs.pareto_front(cost, score).tolist() == [True, False, True, True]

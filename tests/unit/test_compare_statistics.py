@@ -172,3 +172,9 @@ def test_share_interval_is_wilsons() -> None:
     low, high = intervals.share_interval(5, 5)
     z2 = stats.norm.ppf(0.975) ** 2
     assert (low, high) == pytest.approx((5 / (5 + z2), 1.0))
+
+
+def test_holm_by_hand() -> None:
+    found = statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.8})
+    assert found == {"a": pytest.approx(0.04), "c": pytest.approx(0.09), "b": pytest.approx(0.09), "d": pytest.approx(0.8)}
+    assert statistics.holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0} and statistics.holm({}) == {}

@@ -94,7 +94,7 @@ def test_cost_threshold_and_price_are_told() -> None:
     assert "To get there good took 40 CPU s of training, slow 4." in found
     assert "At equal cost, 4 CPU s, slow has the highest return: 4 [4, 4]. It is ahead of good (0 [0, 0]) by 4." in found
     assert "good in 5 of 5 runs (median 100 steps) and slow in 5 of 5 runs (median 200 steps)" in found
-    assert "good is a cheaper way to 4 than slow once an environment step costs more than 0.16 CPU s." in found
+    assert "good is a cheaper way to 4 than slow once an environment step costs more than 0.16 CPU s [0.16, 0.16]." in found
 
 
 def test_censored_runs_are_shown_as_more_than() -> None:

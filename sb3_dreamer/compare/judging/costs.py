@@ -113,27 +113,39 @@ def break_even(a: Crossing, b: Crossing, axis: str = "cpu_seconds", seed: int = 
         return BreakEven("unknown", reason="the seconds of some runs are unknown")
     bound = not b.reached.all()
     extra, saved = seconds_a.mean() - seconds_b.mean(), b.timesteps.mean() - a.timesteps.mean()
-    if extra <= 0 and saved >= 0:
-        return BreakEven("always")
-    if extra >= 0 and saved <= 0:
+    kind = _kind(extra, saved)
+    if kind == "never" and bound:
         reason = "the other has runs that never reached the threshold, at a cost that nobody knows"
-        return BreakEven("unknown", reason=reason) if bound else BreakEven("never")
-    sign = 1 if saved > 0 else -1  # of two algorithms, one saves steps and the other seconds
-    low, high = _price_interval(a, seconds_a, b, seconds_b, sign, seed)
-    return BreakEven("above" if saved > 0 else "below", float(extra / saved), low, high, bound)
+        return BreakEven("unknown", reason=reason)
+    low, high = np.nan, np.nan
+    if min(len(seconds_a), len(seconds_b)) > 1:
+        rng = np.random.default_rng(seed)
+        draw_a, draw_b = (rng.integers(len(own), size=(AGGREGATE_REPETITIONS, len(own))) for own in (seconds_a, seconds_b))
+        extras = seconds_a[draw_a].mean(axis=1) - seconds_b[draw_b].mean(axis=1)
+        savings = b.timesteps[draw_b].mean(axis=1) - a.timesteps[draw_a].mean(axis=1)
+        # What cannot be told of a price may still be certain of its direction.
+        same = {"always": (extras <= 0) & (savings >= 0), "never": (extras >= 0) & (savings <= 0)}
+        agreed = same.get(kind, np.sign(savings) == np.sign(saved)).mean()
+        if agreed < (1 + CONFIDENCE) / 2:
+            return BreakEven("unknown", reason="the runs do not tell which of the two is cheaper at what price")
+        low, high = _price_interval(extras, savings, 1 if saved > 0 else -1)
+    if kind in ("always", "never"):
+        return BreakEven(kind)
+    return BreakEven(kind, float(extra / saved), low, high, bound)
 
 
-def _price_interval(
-    a: Crossing, seconds_a: np.ndarray, b: Crossing, seconds_b: np.ndarray, sign: int, seed: int
-) -> tuple[float, float]:
-    """:return: limits by resampling the runs of both; NaN if one of them has a single run"""
-    sizes = len(seconds_a), len(seconds_b)
-    if min(sizes) < 2:
-        return np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    draw_a, draw_b = (rng.integers(size, size=(AGGREGATE_REPETITIONS, size)) for size in sizes)
-    extra = sign * (seconds_a[draw_a].mean(axis=1) - seconds_b[draw_b].mean(axis=1))
-    saved = sign * (b.timesteps[draw_b].mean(axis=1) - a.timesteps[draw_a].mean(axis=1))
+def _kind(extra: float, saved: float) -> str:
+    """:return: at which prices what costs so many seconds more, and saves so many steps, is cheaper"""
+    if extra <= 0 and saved >= 0:
+        return "always"
+    if extra >= 0 and saved <= 0:
+        return "never"
+    return "above" if saved > 0 else "below"  # of two algorithms, one saves steps and the other seconds
+
+
+def _price_interval(extra: np.ndarray, saved: np.ndarray, sign: int) -> tuple[float, float]:
+    """:return: limits of the price, of as many resamples as there are numbers"""
+    extra, saved = sign * extra, sign * saved
     # Where a resample saves no steps, no price is high enough; where it saves both, none is too low.
     prices = np.sort(np.where(saved > 0, np.maximum(extra, 0) / np.where(saved > 0, saved, 1), np.inf))
     tail = int((1 - CONFIDENCE) / 2 * len(prices))

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from sb3_dreamer.compare.judging.costs import common_seconds
 from sb3_dreamer.compare.judging.readers import EVALUATIONS, RecordedRun, TaskRecords
 
 # Keys of meta.json that should be the same for all runs of a task, and what to call them.
@@ -37,6 +38,11 @@ def notes(records: TaskRecords) -> list[str]:
     if stale:
         when = ", ".join(f"{label} at {step:,.0f}" for label, step in stale.items())
         found.append(f"For {last:,.0f} steps the last evaluation by then counts, and some of these are old: {when}.")
+    seconds = common_seconds(runs)
+    old = {run.label: spent for run in runs if seconds - (spent := _last_seconds(run, seconds)) > STALE * seconds}
+    if old:
+        when = ", ".join(f"{label} at {spent:,.3g}" for label, spent in old.items())
+        found.append(f"At {seconds:,.3g} CPU seconds the last evaluation by then counts, and some of these are old: {when}.")
     sources = _by_label(runs, lambda run: run.source)
     if len({source for own in sources.values() for source in own}) > 1:
         found.append("Returns are not of the same kind: " + _listed(sources) + ".")
@@ -58,6 +64,11 @@ def notes(records: TaskRecords) -> list[str]:
 def _last_before(run: RecordedRun, step: float) -> float:
     earlier = run.timesteps[run.timesteps <= step]
     return float(earlier[-1]) if len(earlier) else float(run.timesteps[0])
+
+
+def _last_seconds(run: RecordedRun, seconds: float) -> float:
+    earlier = run.cpu_seconds[run.cpu_seconds <= seconds]
+    return float(earlier[-1]) if len(earlier) else np.nan
 
 
 def _failures(records: TaskRecords) -> list[str]:

@@ -7,6 +7,7 @@ Reinforcement Learning at the Edge of the Statistical Precipice" (2021, https://
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +114,21 @@ def mann_whitney_p_value(x: np.ndarray, y: np.ndarray) -> float:
     if np.ptp(np.concatenate([x, y])) == 0:
         return 1.0  # nothing but ties: the test's own formula would divide by zero
     return float(mannwhitneyu(x, y).pvalue)
+
+
+def holm(p_values: Mapping[Any, float]) -> dict[Any, float]:
+    """
+    Adjust p-values for their number, so that the chance that any of the differences called significant is none stays what
+    it is called (Holm 1979, Scandinavian Journal of Statistics 6).
+
+    :param p_values: by what they are of
+    :return: the adjusted ones: at most 1, in the same order, that of the smallest its product with their number
+    """
+    adjusted, least = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda pair: pair[1])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = least
+    return adjusted
 
 
 def _task_means(scores: Scores) -> np.ndarray:

@@ -12,6 +12,7 @@ from sb3_dreamer.compare.judging.costs import COSTS, BreakEven
 from sb3_dreamer.compare.judging.formatting import SECONDS, UNKNOWN, Cell, Table, number, with_interval
 from sb3_dreamer.compare.judging.intervals import Estimate
 from sb3_dreamer.compare.judging.readers import UnfinishedRun
+from sb3_dreamer.compare.judging.statistics import holm
 
 
 def _cell(estimate: Estimate | None) -> Cell:
@@ -131,7 +132,9 @@ def improvement(labels: Sequence[str], pairs: Mapping[tuple[str, str], Improveme
     :param several: whether they are over several tasks
     :return: the matrix
     """
-    rows = []
+    rows, once = [], {pair: found.p_value for pair, found in pairs.items() if pair[0] < pair[1]}
+    adjusted = {} if several else holm(once)
+    adjusted |= {(b, a): p for (a, b), p in adjusted.items()}
     for a in labels:
         row = [_label(a)]
         for b in labels:
@@ -141,12 +144,12 @@ def improvement(labels: Sequence[str], pairs: Mapping[tuple[str, str], Improveme
                 continue
             estimate = found.probability
             limits = "" if math.isnan(estimate.low) else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-            more = f", {found.tasks} task{'s' * (found.tasks != 1)}" if several else f", p = {found.p_value:.2g}"
+            more = f", {found.tasks} task{'s' * (found.tasks != 1)}" if several else f", p = {adjusted[a, b]:.2g}"
             row.append(Cell(f"{estimate.value:.2f}{limits}{more}", estimate.value, estimate.value))
         rows.append(tuple(row))
-    note = "How likely a run of the row's algorithm is to beat one of the column's, ties counted half [95 % interval]" + (
-        ", over the tasks on which both ran." if several else "; p of Mann and Whitney's test, two-sided."
-    )
+    test = "; p of Mann and Whitney's test, two-sided, adjusted for the number of pairs (Holm)."
+    note = "How likely a run of the row's algorithm is to beat one of the column's, ties counted half [95 % interval]"
+    note += ", over the tasks on which both ran." if several else test
     return Table("Probability of improvement", ("P(row > column)", *labels), tuple(rows), note)
 
 
@@ -173,7 +176,8 @@ def break_even(task: TaskResult) -> Table | None:
     note = (
         f"The price of an environment step, in {unit} on top of what a step took here, above (>) or below (<) which the row's "
         f"algorithm reaches {number(task.threshold)} more cheaply than the column's, on average [95 % interval]. "
-        '"Or sooner": the other has runs that never got there, and would have cost more.'
+        '"Or sooner", "or up to more": the other has runs that never got there, and would have cost more. Where 97.5 % of '
+        "resamples of the runs do not agree on the direction, nothing is said."
     )
     return Table("Break-even price of an environment step", ("row cheaper than column", *labels), rows, note)
 
@@ -186,8 +190,8 @@ def _price(found: BreakEven) -> Cell:
     if found.kind == "unknown":
         return Cell(f"{UNKNOWN}: {found.reason}")
     limits = "" if math.isnan(found.low) else f" [{number(found.low)}, {number(found.high)}]"
-    sign, sooner = ">" if found.kind == "above" else "<", ", or sooner" if found.bound else ""
-    return Cell(f"{sign} {number(found.price)}{limits}{sooner}", found.price)
+    sign, further = (">", ", or sooner") if found.kind == "above" else ("<", ", or up to more")
+    return Cell(f"{sign} {number(found.price)}{limits}{further if found.bound else ''}", found.price)
 
 
 def every_run(task: TaskResult) -> Table:

@@ -167,13 +167,16 @@ def _prices(task: TaskResult) -> list[str]:
     quickest = min(solved, key=lambda one: float(one.solving.crossing.timesteps.mean()) if one.solving else math.inf).label
     found = []
     for (a, b), price in ((pair, price) for pair, price in task.break_even.items() if pair[0] == quickest):
+        limits = "" if math.isnan(price.low) else f" [{number(price.low)}, {number(price.high)}]"
         if price.kind == "above":
             found.append(
                 f"{a} is a cheaper way to {number(task.threshold)} than {b} once an environment step costs more than "
-                f"{number(price.price)} {unit}{', or sooner' if price.bound else ''}."
+                f"{number(price.price)} {unit}{limits}{', or sooner' if price.bound else ''}."
             )
         elif price.kind == "always":
             found.append(f"{a} gets to {number(task.threshold)} with fewer steps and no more {unit} than {b}.")
+    if found and min(one.n for one in task.algorithms) < ENOUGH_RUNS:
+        found.insert(0, f"With fewer than {ENOUGH_RUNS} runs of some, it only seems that:")
     return [" ".join(found)] if found else []
 
 
