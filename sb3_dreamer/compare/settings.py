@@ -72,6 +72,7 @@ THRESHOLDS: dict[str, float] = {
     "ContinuousPendulumSparse-v0": 100.0,
     "SequenceMemory-v0": 46.5,
     "DelayedRecall-v0": 0.95,
+    "FourRooms-v0": 0.8,
     "Pendulum-v1": -200.0,
     "CartPole-v1": 475.0,
 }

@@ -22,6 +22,7 @@ REFERENCES: dict[str, tuple[float, float]] = {
     "ContinuousCartPole-v0": (27.5, 200.0),
     "SequenceMemory-v0": (23.1, 46.75),
     "DelayedRecall-v0": (0.25, 1.0),
+    "FourRooms-v0": (0.0, 1.0),
     "Pendulum-v1": (-1200.0, -150.0),
     "CartPole-v1": (23.0, 500.0),
     "Acrobot-v1": (-498.0, -80.0),
