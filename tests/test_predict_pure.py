@@ -101,14 +101,16 @@ def test_what_is_returned_can_be_written_to(model: Any) -> None:
 def test_random_actions_repeat_after_seeding(model: Any) -> None:
     obs = observations(model, 20)
 
-    def actions(seed: int) -> np.ndarray:
-        model.set_random_seed(seed)
+    def actions(seed: int | None = None) -> np.ndarray:
+        if seed is not None:
+            model.set_random_seed(seed)
         first, state = model.predict(obs)
         return np.concatenate([first, model.predict(obs, state)[0]])
 
     assert np.array_equal(actions(5), actions(5))
-    assert not np.array_equal(actions(5), actions(6))
-    assert not np.array_equal(model.predict(obs)[0], model.predict(obs)[0])
+    # of a planner, different candidates may well lead to the same few choices
+    assert any(not np.array_equal(actions(5), actions(seed)) for seed in range(6, 11))
+    assert any(not np.array_equal(actions(), actions()) for _ in range(5))
 
 
 class Looking(BaseCallback):
