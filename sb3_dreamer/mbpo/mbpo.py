@@ -193,20 +193,16 @@ class ModelBasedPolicyOptimization(OffPolicyAlgorithm):
         return real_transitions(self.replay_buffer, self.observation_codec, self.world_model.layout, self.device, rows)
 
     def _fit_model(self) -> None:
-        try:
-            history = fit_transitions(
-                self.world_model,
-                self._real_transitions(),
-                updates=self.model_max_updates,
-                epochs=self.model_max_epochs,
-                validation=self.model_validation,
-                batch_size=self.model_batch_size,
-                optimizer=self.model_optimizer,
-                seed=None,
-            )
-        except FloatingPointError:
-            self.model_optimizer.state.clear()  # moments with NaN would spoil the next fit too
-            raise
+        history = fit_transitions(
+            self.world_model,
+            self._real_transitions(),
+            updates=self.model_max_updates,
+            epochs=self.model_max_epochs,
+            validation=self.model_validation,
+            batch_size=self.model_batch_size,
+            optimizer=self.model_optimizer,
+            seed=None,
+        )
         self._fitted_at = self.num_timesteps
         self.logger.record("model/nats", history.train["nats"][-1])
         self.logger.record("model/updates", history.updates[-1])

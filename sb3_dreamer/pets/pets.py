@@ -161,21 +161,17 @@ class PETS(PlanningAlgorithm):
         """
         policy = self.policy
         self._update_learning_rate(policy.optimizer)
-        try:
-            history = fit_transitions(
-                policy.world_model,
-                self._transitions(),
-                updates=self.max_updates,
-                epochs=self.max_epochs,
-                validation=self.validation,
-                batch_size=self.batch_size,
-                patience=self.patience,
-                optimizer=policy.optimizer,
-                seed=None,
-            )
-        except FloatingPointError:
-            policy.optimizer.state.clear()  # moments with NaN would spoil the next fit too
-            raise
+        history = fit_transitions(
+            policy.world_model,
+            self._transitions(),
+            updates=self.max_updates,
+            epochs=self.max_epochs,
+            validation=self.validation,
+            batch_size=self.batch_size,
+            patience=self.patience,
+            optimizer=policy.optimizer,
+            seed=None,
+        )
         self._n_updates += history.updates[-1]
         self._metrics.add({"model_loss": th.tensor(history.train["nats"][-1])})
         if history.validation:

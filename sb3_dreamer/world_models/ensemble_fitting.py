@@ -83,7 +83,7 @@ def fit_transitions(
     :param seed: of all that is drawn; None for torch's own random numbers
     :return: losses along the way, an entry an epoch; ``"error"`` is the mean squared error of normalised targets
     :raises ValueError: too few rows, or arguments that cannot work
-    :raises FloatingPointError: the loss became NaN or infinite; the model has the best weights so far
+    :raises FloatingPointError: the loss became NaN or infinite; the model has the best weights so far, the optimizer nothing
     """
     whole = dict(updates=updates, epochs=epochs, batch_size=batch_size, patience=patience)
     check_whole(**{name: value for name, value in whole.items() if value is not None})
@@ -226,6 +226,7 @@ class _Fit:
                     done += count
                     mean = float(total) / count
                     if not math.isfinite(mean):
+                        self.optimizer.state.clear()  # moments with NaN would spoil the next fit too
                         raise FloatingPointError(
                             f"The loss became NaN or infinite by update {done}. Lower learning_rate, or look at the scale of "
                             "the data. The model has the best weights so far."
