@@ -39,6 +39,8 @@ CHUNK = 16_384
 """Rows that are predicted at once, of a data set of any length."""
 MARGIN = 0.1
 """Share of the range of each number seen, by which dreams may leave it."""
+EDGE = 0.05
+"""Standard deviations by which a number must leave the range in which episodes go on, to be wholly outside."""
 
 
 class ProbabilisticWorldModel(StandaloneWorldModel):
@@ -101,7 +103,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         inputs, outputs = self.stoch_size + action_size, self.stoch_size + 1
         self.members: Members = self.make_members(inputs, outputs, units, layers)
         # no norm, which would blur the thresholds that ends are
-        self.termination_head = MLP(action_size + self.stoch_size, units, 2, 1, norm=None, out_scale=0.0)
+        self.termination_head = MLP(action_size + 2 * self.stoch_size, units, 2, 1, norm=None, out_scale=0.0)
         self.loss_scales = {"dynamics": 1.0, "continue": 1.0}
         self.input_mean: th.Tensor
         self.input_std: th.Tensor
@@ -109,13 +111,16 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         self.target_std: th.Tensor
         self.low: th.Tensor
         self.high: th.Tensor
+        self.going_low: th.Tensor
+        self.going_high: th.Tensor
         self.terminal_share: th.Tensor
         self.elites: th.Tensor
         for name, shape in (("input", inputs), ("target", outputs)):
             self.register_buffer(f"{name}_mean", th.zeros(shape))
             self.register_buffer(f"{name}_std", th.ones(shape))
-        self.register_buffer("low", th.full((self.stoch_size,), -th.inf))
-        self.register_buffer("high", th.full((self.stoch_size,), th.inf))
+        for name in ("", "going_"):  # of all states, and of those after which the episode went on
+            self.register_buffer(f"{name}low", th.full((self.stoch_size,), -th.inf))
+            self.register_buffer(f"{name}high", th.full((self.stoch_size,), th.inf))
         self.register_buffer("terminal_share", th.full((), 0.5))  # of no effect
         self.register_buffer("elites", th.arange(self.members.count))
 
@@ -337,13 +342,16 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
     def termination_logit(self, action: th.Tensor, after: th.Tensor) -> th.Tensor:
         """
         Whether an episode ends is told by the state it came to, and by the action: there are few ends to learn it from, and
-        with the state before as well, more of them were learnt by heart.
+        with the state before as well, more of them were learnt by heart. Most ends are thresholds, which a few ends show only
+        roughly; all that goes on shows them exactly, so that the head is told which numbers have left the range of that.
 
         :param action: within the bounds, ``(..., A)``
         :param after: states they led to, ``(..., Z)``
         :return: of a termination, ``(...)``; very low where none has been seen at all
         """
-        logit = self.termination_head(self._inputs_of(after, action)).squeeze(-1).float()
+        beyond = after - after.clamp(self.going_low, self.going_high)
+        outside = (beyond / (EDGE * self.input_std[: self.stoch_size])).clamp(-1.0, 1.0)
+        logit = self.termination_head(th.cat([self._inputs_of(after, action), outside], dim=-1)).squeeze(-1).float()
         share = self.terminal_share.clamp(1e-7, 1.0 - 1e-7)  # what the head begins with: ends are rare
         return th.where(self.terminal_share > 0, logit + th.log(share / (1.0 - share)), -30.0)
 
@@ -392,6 +400,9 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         both = th.cat([data.x, data.next_x])
         self.low.copy_(both.amin(0))
         self.high.copy_(both.amax(0))
+        going = th.cat([data.x, data.next_x[data.terminal == 0]])
+        self.going_low.copy_(going.amin(0))
+        self.going_high.copy_(going.amax(0))
         self.terminal_share.copy_(data.terminal.mean())
         self._statistics_known = True
 

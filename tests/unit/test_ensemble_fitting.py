@@ -434,6 +434,7 @@ def test_a_rule_of_rare_ends_is_found_among_many_numbers() -> None:
     def falling(n: int, seed: int) -> Transitions:
         generator = th.Generator().manual_seed(seed)
         x, change = th.randn(n, 12, generator=generator), 0.5 * th.randn(n, 12, generator=generator)
+        x[:, 3].clamp_(min=-2.19)  # where it went on
         action = 2 * th.rand(n, 1, generator=generator) - 1
         return Transitions(x, action, th.zeros(n), x + change, ((x + change)[:, 3] < -2.2).float())
 
@@ -443,7 +444,27 @@ def test_a_rule_of_rare_ends_is_found_among_many_numbers() -> None:
     fit_transitions(model, data, epochs=20, patience=None)
     found = model.termination_logit(fresh.action, fresh.next_x) > 0
     truth = fresh.terminal == 1
-    assert (found & truth).sum() / truth.sum() > 0.65 and (found & truth).sum() / found.sum() > 0.85
+    assert (found & truth).sum() / truth.sum() > 0.9 and (found & truth).sum() / found.sum() > 0.9
+
+
+def test_the_range_in_which_episodes_go_on_is_that_of_all_states_but_the_last() -> None:
+    x, after = th.tensor([[0.0], [1.0], [-3.0]]), th.tensor([[1.0], [4.0], [2.0]])
+    data = Transitions(x, th.zeros(3, 1), th.zeros(3), after, th.tensor([0.0, 1.0, 0.0]))
+    model = make()
+    model.learn_statistics(data)
+    assert (model.going_low.item(), model.going_high.item()) == (-3.0, 2.0)
+    assert (model.low.item(), model.high.item()) == (-3.0, 4.0)
+    with th.no_grad():  # a head that looks at nothing else
+        head = model.termination_head
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.linears[0].weight[0, -1] = head.linears[1].weight[0, 0] = head.out.weight[0, 0] = 1.0
+        model.terminal_share.fill_(0.5)  # of no effect
+    std = model.input_std[0].item()
+    inside, edge, far, below = model.termination_logit(th.zeros(4, 1), th.tensor([[1.9], [2.0 + 0.025 * std], [9.0], [-9.0]]))
+    silu = lambda value: value / (1 + math.exp(-value))  # noqa: E731
+    assert inside.item() == 0 and edge.item() == pytest.approx(silu(silu(0.5)), rel=1e-3)
+    assert far.item() == pytest.approx(silu(silu(1.0)), rel=1e-5) and below.item() == pytest.approx(silu(silu(-1.0)), rel=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.8])
