@@ -55,6 +55,25 @@ def random_like(
     return noise.to(like.device)
 
 
+class SharedGenerator(th.Generator):
+    """A source of random numbers that the equal parts of a batch are to have in common, one after the other in it."""
+
+    groups: int = 1
+    """How many parts there are."""
+
+    @classmethod
+    def seeded(cls, seed: int, groups: int) -> SharedGenerator:
+        """
+        :param seed: seed
+        :param groups: how many parts a batch has
+        :return: a new one, of the CPU
+        """
+        generator = cls()
+        generator.manual_seed(seed)
+        generator.groups = groups
+        return generator
+
+
 def hard_one_hot(score: th.Tensor) -> th.Tensor:
     """
     :param score: ``(..., K)``

@@ -27,6 +27,8 @@ class WorldModel(nn.Module, ABC):
     """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
     learns_from_sequences: ClassVar[bool] = True
     """Whether :meth:`loss` on replayed windows is all that it learns from; else it is fitted to single steps."""
+    shares_randomness: ClassVar[bool] = False
+    """Whether :meth:`imagine` heeds a :class:`~sb3_dreamer.common.math.SharedGenerator`."""
     deter_size: int
     stoch_size: int
     gamma: float

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_dreamer.common.arguments import check_ranges, check_whole
 from sb3_dreamer.common.distributions import OneHotGroups
-from sb3_dreamer.common.math import hard_one_hot, random_like
+from sb3_dreamer.common.math import SharedGenerator, hard_one_hot, random_like
 from sb3_dreamer.common.recurrent_policy import RecurrentModelPolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.common.world_model import WorldModel
@@ -104,12 +104,13 @@ class PlanningPolicy(RecurrentModelPolicy):
         :return: the plans as the state keeps them, ``(n, H, A)``
         """
         sampled = self.particles > 1
-        if deterministic and sampled and len(before) > 1:  # which numbers a dream draws depends on those beside it
+        if deterministic and sampled and len(before) > 1 and not model.shares_randomness:
+            # which numbers a dream draws depends on those beside it
             rows = zip(latent.deter.split(1), latent.stoch.split(1), before.split(1), strict=True)
             plans = [self._plan(model, LatentState(deter, stoch), alone, None, True) for deter, stoch, alone in rows]
             return th.cat(plans)
         if deterministic:
-            generator = th.Generator().manual_seed(0)
+            generator = SharedGenerator.seeded(0, groups=len(before))
         score = imagined_score(model, latent, self.value, self.particles, not sampled, generator)
         return self._to_state(self.planner.plan(score, self._from_state(before), generator=generator).sequences)
 

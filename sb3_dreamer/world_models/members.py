@@ -109,10 +109,11 @@ class Members(nn.Module, ABC):
         return self.learn(x.expand(self.networks, *x.shape))
 
     @abstractmethod
-    def forward(self, x: th.Tensor, which: th.Tensor) -> Gaussian:
+    def forward(self, x: th.Tensor, which: th.Tensor | None = None) -> Gaussian:
         """
         :param x: ``(k, n, I)``
-        :param which: of the M opinions, ``(k,)``, one for every block of rows
+        :param which: of the M opinions, ``(k,)``, one for every block of rows; None for all of them in their order, which
+            copies no weights
         :return: ``(k, n, O)`` each
         """
 
@@ -159,7 +160,7 @@ class Ensemble(Members):
         super().__init__(members, inputs, outputs, units, layers)
         self.count = members
 
-    def forward(self, x: th.Tensor, which: th.Tensor) -> Gaussian:
+    def forward(self, x: th.Tensor, which: th.Tensor | None = None) -> Gaussian:
         output = self.head(self._trunk(x, which), which)
         return self._bounded(output)
 
@@ -201,8 +202,8 @@ class DropoutMasks(Members):
         mean, log_var = self._bounded(self._masked(x.expand(self.count, *x.shape), self.masks))
         return mean.mean(0, keepdim=True), log_var.exp().mean(0, keepdim=True).log()
 
-    def forward(self, x: th.Tensor, which: th.Tensor) -> Gaussian:
-        return self._bounded(self._masked(x, self.masks[:, which]))
+    def forward(self, x: th.Tensor, which: th.Tensor | None = None) -> Gaussian:
+        return self._bounded(self._masked(x, self.masks if which is None else self.masks[:, which]))
 
 
 class LaplaceLastLayer(Members):
@@ -245,7 +246,7 @@ class LaplaceLastLayer(Members):
         draws = mean + th.linalg.solve_triangular(root.transpose(-1, -2), noise, upper=True)  # covariance Λ⁻¹
         self.heads.copy_(draws.permute(2, 1, 0).float())
 
-    def forward(self, x: th.Tensor, which: th.Tensor) -> Gaussian:
+    def forward(self, x: th.Tensor, which: th.Tensor | None = None) -> Gaussian:
         feat = self._features(x)
         _, log_var = self._bounded(self.head(feat[..., :-1].reshape(1, -1, feat.shape[-1] - 1)).view(*x.shape[:-1], -1))
-        return th.bmm(feat, self.heads[which]), log_var
+        return th.bmm(feat, self.heads if which is None else self.heads[which]), log_var

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from sb3_dreamer.common.arguments import check_gamma, check_whole
 from sb3_dreamer.common.distributions import SoftBernoulli
-from sb3_dreamer.common.math import random_like
 from sb3_dreamer.common.networks import MLP, bounded
 from sb3_dreamer.common.predictions import GaussianPrediction
 from sb3_dreamer.common.preprocessing import ObservationKey
@@ -20,6 +19,7 @@ from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.common.world_model import Policy
 from sb3_dreamer.world_models.members import Gaussian, Members, nats
 from sb3_dreamer.world_models.mlp import ObservationState
+from sb3_dreamer.world_models.propagation import Deal, Propagation, deal
 from sb3_dreamer.world_models.sizes import ModelSize, get_size
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
 from sb3_dreamer.world_models.trajectories import actions_for_model
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sb3_dreamer.world_models.dataset import EpisodeDataset
     from sb3_dreamer.world_models.fitting import FitHistory
 
-Propagation = Literal["ts1", "tsinf", "expectation"]
 RewardFn = Callable[[dict[str, th.Tensor], th.Tensor, dict[str, th.Tensor]], th.Tensor]
 """Observations ``(n, size)`` a key, actions ``(n, A)`` in the model's space, next observations; to rewards ``(n,)``."""
 TerminationFn = Callable[[dict[str, th.Tensor], th.Tensor, dict[str, th.Tensor]], th.Tensor]
@@ -69,6 +68,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
 
     small_task_kwargs: ClassVar[dict[str, Any]] = {}
     learns_from_sequences: ClassVar[bool] = False
+    shares_randomness: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -139,11 +139,11 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
     def _inputs_of(self, x: th.Tensor, action: th.Tensor) -> th.Tensor:
         return (th.cat([x, action], dim=-1) - self.input_mean) / self.input_std
 
-    def _opinions(self, x: th.Tensor, action: th.Tensor, which: th.Tensor) -> Gaussian:
+    def _opinions(self, x: th.Tensor, action: th.Tensor, which: th.Tensor | None) -> Gaussian:
         """
         :param x: ``(k, n, Z)``
         :param action: within the bounds, ``(k, n, A)``
-        :param which: of the opinions, for each block of rows, ``(k,)``
+        :param which: of the opinions, for each block of rows, ``(k,)``; None for all in their order
         :return: means and variances of reward and change of x, in their units, ``(k, n, 1 + Z)`` each
         """
         mean, log_var = self.members(self._inputs_of(x, action), which)
@@ -224,6 +224,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         propagation: Propagation | None = None,
         generator: th.Generator | None = None,
         elites: th.Tensor | None = None,
+        may_end: bool = True,
     ) -> LatentState:
         """
         One step of n dreams. With ``"tsinf"``, the i-th row has the i-th elite's opinion, modulo their number.
@@ -233,6 +234,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         :param propagation: the model's by default
         :param generator: where the samples' randomness comes from, torch's own by default
         :param elites: in what order, ``(k,)``; None for from best to worst
+        :param may_end: False where :meth:`_may_end` has said so: the head need not be asked
         :return: the states after it, ``(n, ...)``
         """
         action = bounded(action)
@@ -240,36 +242,34 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         if propagation == "expectation":
             outcome = self._all_opinions(x, action)[0].mean(0)
         else:
-            outcome = self._sampled(x, action, propagation, self.elites if elites is None else elites, generator)
+            elites = self.elites if elites is None else elites
+            outcome = self._sampled(x, action, deal(len(x), elites, self.stoch_size, propagation, generator, x))
         low, high = self.low - MARGIN * (self.high - self.low), self.high + MARGIN * (self.high - self.low)
         after = th.minimum(th.maximum(x + outcome[:, 1:], low), high)  # infinite before the first fit
         before, then = self.layout.split(x), self.layout.split(after)
         reward = outcome[:, :1] if self.reward_fn is None else self.reward_fn(before, action, then).float().unsqueeze(-1)
-        if self.termination_fn is None:
+        if self.termination_fn is None and not may_end:
+            goes_on = th.ones_like(reward[:, 0])
+        elif self.termination_fn is None:
             goes_on = 1.0 - th.sigmoid(self.termination_logit(action, after))
         else:
             goes_on = 1.0 - self.termination_fn(before, action, then).float()
         return LatentState(th.cat([reward, goes_on.unsqueeze(-1)], dim=-1), after)
 
-    def _sampled(
-        self, x: th.Tensor, action: th.Tensor, propagation: str, elites: th.Tensor, generator: th.Generator | None
-    ) -> th.Tensor:
+    def _may_end(self) -> bool:
+        """:return: whether an episode has been seen to terminate, or a function says when; waits for the device"""
+        return self.termination_fn is not None or bool(self.terminal_share > 0)
+
+    def _sampled(self, x: th.Tensor, action: th.Tensor, dealt: Deal) -> th.Tensor:
         """:return: draws of the change, and expected rewards, one elite's opinion a row, ``(n, 1 + Z)``"""
-        n, k = len(x), len(elites)
-        blocks = -(-n // k)
-        order = th.arange(n, device=x.device)
-        if propagation == "ts1":
-            source = x.device if generator is None else generator.device
-            order, mixed = (th.randperm(count, generator=generator, device=source).to(x.device) for count in (n, k))
-            elites = elites[mixed]  # else the first ones would always have the rows that are over
-        # the last block repeats rows until it is full
-        rows = th.cat([order, order[: blocks * k - n]]) if blocks * k - n <= n else order.repeat(k)[: blocks * k]
-        rows = rows.view(blocks, k).t()
-        mean, variance = self._opinions(x[rows], action[rows], elites)
-        noise = random_like("normal", (k, blocks, self.stoch_size), x, generator)
-        change = mean[..., 1:] + variance[..., 1:].sqrt() * noise
-        outcome = th.cat([mean[..., :1], change], dim=-1).transpose(0, 1).reshape(blocks * k, -1)[:n]
-        return outcome if propagation == "tsinf" else th.empty_like(outcome).index_copy(0, order, outcome)
+        rows, elites = dealt.rows, dealt.elites
+        if len(elites) == self.members.count:  # the rows change places, so that no weights need to
+            rows = rows[elites.argsort()]
+            mean, variance = (part[elites] for part in self._opinions(x[rows], action[rows], None))
+        else:
+            mean, variance = self._opinions(x[rows], action[rows], elites)
+        change = mean[..., 1:] + variance[..., 1:].sqrt() * dealt.noise
+        return dealt.collect(th.cat([mean[..., :1], change], dim=-1))
 
     def unroll(
         self,
@@ -285,11 +285,11 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         if propagation == "tsinf":  # the first dream has another one's opinion every time
             source = state.stoch.device if generator is None else generator.device
             elites = elites.roll(int(th.randint(len(elites), (), generator=generator, device=source)))
-        state = state.join()
+        state, may_end = state.join(), self._may_end()
         states, actions = [state], []
         for t in range(horizon):
             action = policy_or_actions(state.feat) if callable(policy_or_actions) else given[t]  # type: ignore[index]
-            state = self.step(state.stoch, action, propagation, generator, elites).join()
+            state = self.step(state.stoch, action, propagation, generator, elites, may_end).join()
             states.append(state)
             actions.append(action)
         return ImaginedRollout(LatentState.stack_joined(states, dim=1), th.stack(actions, dim=1))

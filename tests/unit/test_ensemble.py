@@ -10,6 +10,7 @@ import torch as th
 import torch.nn.functional as F
 from gymnasium import spaces
 
+from sb3_dreamer.common.math import SharedGenerator
 from sb3_dreamer.common.types import LatentState, SequenceBatch
 from sb3_dreamer.world_models import (
     DropoutWorldModel,
@@ -20,6 +21,7 @@ from sb3_dreamer.world_models import (
     StandaloneWorldModel,
 )
 from sb3_dreamer.world_models.dataset import EpisodeRecorder
+from sb3_dreamer.world_models.propagation import Propagation
 from sb3_dreamer.world_models.transitions import Transitions
 
 BOX, ACTION = spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(np.float32([-1, 0]), np.float32([3, 10]))
@@ -246,6 +248,43 @@ def test_a_generator_gives_the_same_step_again(propagation: str) -> None:
     own = model.step(x, action, propagation).feat
     th.manual_seed(3)
     assert th.equal(own, model.step(x, action, propagation).feat)  # torch's own by default
+
+
+@pytest.mark.parametrize("elites", [[4, 1, 3], [4, 0, 1, 3, 2]])
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
+def test_groups_draw_the_same_numbers_each_as_if_alone(propagation: Propagation, n: int, elites: list[int]) -> None:
+    """With all members as elites as well, whose weights stay where they are."""
+    model, (x, action) = make(), some(3 * n)
+    together = model.step(x, action, propagation, SharedGenerator.seeded(1, groups=3), th.tensor(elites)).feat
+    parts = zip(x.split(n), action.split(n), strict=True)
+    alone = [model.step(*part, propagation, th.Generator().manual_seed(1), th.tensor(elites)).feat for part in parts]
+    assert th.allclose(together, th.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
+def test_all_members_as_elites_have_their_own_rows(propagation: Propagation) -> None:
+    model, (x, action) = make_certain(make()), some(10)
+    model.elites = th.tensor([3, 0, 4, 2, 1])
+    found = [whose(model, x, action, model.step(x, action, propagation)) for _ in range(3)]
+    if propagation == "tsinf":
+        assert found == [[i % 5 for i in range(10)]] * 3
+    else:
+        assert all(sorted(one) == sorted([*range(5)] * 2) for one in found) and found[0] != found[1]
+
+
+def test_dreams_of_what_never_ended_do_not_ask_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, action) = make(), some(4)
+    start, plan = LatentState(th.zeros(4, 2), x), action.unsqueeze(1).repeat(1, 3, 1)
+    asked = []
+    original = model.termination_logit
+    monkeypatch.setattr(model, "termination_logit", lambda *args: asked.append(1) or original(*args))
+    for share, calls, ends in ((0.1, 3, True), (0.0, 0, False)):
+        model.terminal_share.fill_(share)
+        asked.clear()
+        goes_on = model.unroll(plan, start, 3, deterministic=True).states.deter[:, 1:, 1]
+        assert len(asked) == calls and bool((goes_on < 1).any()) is ends
+        assert th.allclose(goes_on[:, 0], model.step(x, action, "expectation").deter[:, 1])  # who asks one step at a time
 
 
 def test_the_models_propagation_is_the_default_and_deterministic_dreams_expect() -> None:
