@@ -414,6 +414,7 @@ def test_ends_are_as_probable_as_the_head_says_times_how_frequent_they_were(shar
     model.terminal_share.fill_(share)
     state = model.step(x, action, "expectation")
     inputs = (th.cat([state.stoch, action], -1) - model.input_mean) / model.input_std
+    inputs = th.cat([inputs, th.zeros_like(x)], -1)  # nothing is known to be out of range
     likely = th.sigmoid(model.termination_head(inputs).squeeze(-1)).detach().double().numpy()
     assert likely.std() > 0.01
     ends = likely * share / (likely * share + (1 - likely) * (1 - share))
