@@ -14,11 +14,14 @@ id                                            observation        action       wh
 ``PinPad-v0``                                 ``Box (n + 2,)``   5 choices    touch n pads in order
 ``MetaPendulum-v0``                           ``Box (3,)``       ``Box (1,)`` swing up a rod of unknown mass and length
 ``MetaCartPole-v0``                           ``Box (4,)``       ``Box (1,)`` balance a pole of unknown length
+``MetaPendulumTrial-v0``                      dictionary         ``Box (1,)`` the same rod for two episodes
+``MetaCartPoleTrial-v0``                      dictionary         ``Box (1,)`` the same pole for two episodes
 ============================================  =================  ===========  ==========================================
 
 In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the
 id is known there too. ``gym.make_vec`` builds the batched versions, which reset an ended episode in the same step.
-The last two draw what is unknown at every reset; :class:`TrialWrapper` keeps it for several episodes, a trial.
+The meta tasks draw what is unknown at every reset; :class:`TrialWrapper` keeps it for several episodes, a trial, as the last
+two ids do (``gym.make("MetaPendulumTrial-v0", episodes=2, mass=(0.5, 2.0))``).
 """
 
 import gymnasium as gym
@@ -62,6 +65,8 @@ _META_TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
 TASK_IDS: tuple[str, ...] = tuple(_TASKS)
 META_TASK_IDS: tuple[str, ...] = tuple(_META_TASKS)
 """Many tasks in one: what differs is drawn, and never shown."""
+TRIAL_IDS: dict[str, str] = {task_id.replace("-v", "Trial-v"): task_id for task_id in META_TASK_IDS}
+"""The same in trials, by the ids of those; without a vector version."""
 
 
 def register_tasks() -> None:
@@ -75,6 +80,10 @@ def register_tasks() -> None:
                 vector_entry_point=f"{vector_class.__module__}:{vector_class.__name__}",
                 max_episode_steps=env_class.max_episode_steps,
             )
+    for trial_id, task_id in TRIAL_IDS.items():
+        if trial_id not in gym.registry:
+            # the time limit is that of the tasks, within a trial
+            gym.register(id=trial_id, entry_point="envs.trials:make_trials", kwargs={"env_id": f"envs:{task_id}"})
 
 
 register_tasks()
@@ -82,6 +91,7 @@ register_tasks()
 __all__ = [
     "META_TASK_IDS",
     "TASK_IDS",
+    "TRIAL_IDS",
     "ContinuousCartPoleEnv",
     "ContinuousCartPoleVectorEnv",
     "ContinuousPendulumEnv",

@@ -35,7 +35,8 @@ class TrialWrapper(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordC
         gym.Wrapper.__init__(self, env)
         if not isinstance(episodes, int | np.integer) or isinstance(episodes, bool) or episodes < 1:
             raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}.")
-        self.episodes, self.show_action = int(episodes), show_action
+        self.trial_episodes = self.episodes = int(episodes)  # the first name is one that no other environment has
+        self.show_action = show_action
         inner = env.observation_space
         parts = dict(inner.spaces) if isinstance(inner, spaces.Dict) else {"obs": inner}
         added: dict[str, spaces.Space[Any]] = {
@@ -112,6 +113,19 @@ class TrialWrapper(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordC
             return encoded
         assert isinstance(space, spaces.Box)
         return np.clip(np.asarray(action, dtype=np.float32), space.low, space.high).reshape(space.shape).astype(np.float32)
+
+
+def make_trials(env_id: str, episodes: int = 2, show_action: bool = False, **task: Any) -> TrialWrapper:
+    """
+    The entry point of the ids that are trials.
+
+    :param env_id: of the tasks
+    :param episodes: see :class:`TrialWrapper`
+    :param show_action: likewise
+    :param task: arguments of the tasks, their ranges for example
+    :return: trials of these tasks
+    """
+    return TrialWrapper(gym.make(env_id, **task), episodes, show_action)
 
 
 def _action_space(space: spaces.Space[Any]) -> spaces.Box:

@@ -16,6 +16,9 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
+import envs
+from sb3_dreamer.compare import ComparisonError, evaluation
+from sb3_dreamer.compare.environments import build_vec_env
 from sb3_dreamer.compare.evaluation import EVAL_SEED, GridEvaluation, action_latency, build_eval_env, evaluate
 from sb3_dreamer.compare.records import RunSpec, read_episodes, read_finished, read_rows
 from sb3_dreamer.compare.runner import build_model, count_parameters, execute
@@ -197,6 +200,60 @@ def test_evaluation_carries_the_recurrent_state(tmp_path: Path) -> None:
     for index, total in enumerate(returns.astype(int)):  # one reward a step: the return is the length
         assert [seen[index] for seen in model.seen[:total]] == list(range(1, total + 1))
         assert all(seen[index] == 1 for seen in model.seen[total : total + 1])
+
+
+class TrialPolicy:
+    """Says nothing of itself but what it is shown of trials, and acts alike in all episodes."""
+
+    policy = LengthPolicy.policy
+
+    def __init__(self) -> None:
+        self.bits: list[np.ndarray] = []
+
+    def predict(self, obs: Any, state: Any, episode_start: np.ndarray, deterministic: bool) -> tuple[np.ndarray, Any]:
+        assert np.array_equal(episode_start, obs["trial"][:, 1])
+        self.bits.append(obs["trial"][:, 0])
+        return np.zeros((len(obs["trial"]), 1), dtype=np.float32), None
+
+
+def test_of_a_trial_the_last_episode_counts(tmp_path: Path) -> None:
+    def evaluated(episodes: int) -> tuple[np.ndarray, int, int]:
+        kwargs = dict(episodes=episodes, max_episode_steps=30)
+        run = spec(tmp_path, "ppo", env_id="MetaPendulumTrial-v0", env_kwargs=kwargs, n_eval_episodes=3)
+        env, model = build_vec_env(run.env_id, run.env_kwargs, 3, EVAL_SEED), TrialPolicy()
+        found = evaluate(model, env)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(evaluate(model, env), found)  # type: ignore[arg-type]
+        return found, len(model.bits) // 2, int(np.sum(model.bits[: len(model.bits) // 2]))
+
+    def by_hand(seed: int, episodes: int) -> float:
+        env = gym.make("MetaPendulum-v0", max_episode_steps=30)
+        total = 0.0
+        for episode in range(episodes):
+            env.reset(seed=seed if episode == 0 else None, options={"same_task": True} if episode else None)
+            total, over = 0.0, False
+            while not over:
+                _, reward, _, over, _ = env.step(np.zeros(1))
+                total += float(reward)
+        return total
+
+    for episodes in (1, 2, 3):
+        found, steps, starts = evaluated(episodes)
+        assert steps == 30 * episodes and starts == 3
+        assert found == pytest.approx([by_hand(EVAL_SEED + i, episodes) for i in range(3)], rel=1e-5)
+
+
+def test_trials_are_compared_like_any_task(tmp_path: Path) -> None:
+    for env_id in envs.TRIAL_IDS:
+        run = spec(tmp_path, "dreamer", env_id=env_id, env_kwargs=dict(max_episode_steps=10), n_eval_episodes=2)
+        assert all(np.isfinite(row.eval_return_mean) for row in execute(run))
+
+
+def test_an_episode_that_does_not_end_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 20)
+    run = spec(tmp_path, "ppo", env_id="ContinuousPendulum-v0")
+    model = build_model(run)
+    with pytest.raises(ComparisonError, match="has not ended after 20 steps: give the environment a time limit"):
+        evaluate(model, build_eval_env(run, model))
 
 
 def test_long_rollouts_get_no_extra_steps_and_no_extra_update(tmp_path: Path) -> None:

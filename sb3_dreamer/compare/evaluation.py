@@ -21,17 +21,20 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_dreamer.compare.environments import build_vec_env
+from sb3_dreamer.compare.errors import ComparisonError
 from sb3_dreamer.compare.records import Episode, Row, RunSpec
 
 # Episode i of every evaluation of every run is reset with seed EVAL_SEED + i.
 EVAL_SEED = 10_000
+# Steps after which an evaluation's episode counts as endless: Atari's limit, in frames.
+MAX_EPISODE_STEPS = 108_000
 
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Give the global random generators back as they were."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [th.cuda.current_device()] if th.cuda.is_initialized() else []
+    devices = range(th.cuda.device_count()) if th.cuda.is_initialized() else []
     try:
         with th.random.fork_rng(devices=devices):
             yield
@@ -59,12 +62,15 @@ def build_eval_env(spec: RunSpec, model: BaseAlgorithm) -> VecEnv:
 
 def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
     """
-    Play one deterministic episode in each environment, all of them at once.
+    Play one deterministic episode in each environment, all of them at once. Where episodes come in trials, each of an unknown
+    task (:class:`envs.TrialWrapper`), play a trial, of which the last episode counts: what was learnt of the task until then.
 
     :param model: anything with SB3's ``predict`` and ``policy``
     :param env: environments as from :func:`build_eval_env`
     :return: undiscounted returns, shape ``(env.num_envs,)``
+    :raises ComparisonError: an episode that does not end
     """
+    episodes = int(env.get_attr("trial_episodes")[0]) if env.has_attr("trial_episodes") else 1
     was_training = model.policy.training
     with preserved_random_state():
         # A policy may draw random numbers even when its actions are deterministic (a latent state, say).
@@ -72,8 +78,8 @@ def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
         env.seed(EVAL_SEED)
         observations, state = env.reset(), None
         episode_starts = np.ones(env.num_envs, dtype=bool)
-        returns, running = np.zeros(env.num_envs), np.ones(env.num_envs, dtype=bool)
-        while running.any():
+        returns, left, lengths = np.zeros(env.num_envs), np.full(env.num_envs, episodes), np.zeros(env.num_envs)
+        while (left > 0).any():
             actions, state = model.predict(
                 observations,  # type: ignore[arg-type]
                 state=state,
@@ -81,9 +87,15 @@ def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
                 deterministic=True,
             )
             observations, rewards, dones, _ = env.step(actions)
-            # Environments restart by themselves; only the first episode of each counts.
-            returns[running] += rewards[running]
-            running &= ~dones
+            # Environments restart by themselves; what comes after the last episode asked for does not count.
+            returns[left == 1] += rewards[left == 1]
+            left -= dones
+            lengths = np.where(dones, 0, lengths + 1)
+            if (lengths[left > 0] >= MAX_EPISODE_STEPS).any():
+                raise ComparisonError(
+                    f"An episode of an evaluation has not ended after {MAX_EPISODE_STEPS:,} steps: give the environment a "
+                    "time limit, for example env_kwargs={'max_episode_steps': 1000}."
+                )
             episode_starts = dones
     model.policy.set_training_mode(was_training)
     return returns
