@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,21 @@ class RunSpec:
         )
 
 
+DETAILS = (
+    "versions",
+    "cpu_model",
+    "machine",
+    "threads",
+    "git_commit",
+    "timings",
+    "gradient_updates",
+    "peak_memory_mb",
+    "action_latency_ms",
+    "attempts",
+)
+"""Of ``meta.json``, what is kept of every run where only a summary is."""
+
+
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that reached its last step."""
@@ -154,6 +169,7 @@ class FinishedRun:
     versions: Mapping[str, str]
     cpu_model: str
     episodes: tuple[Episode, ...] = ()  # of the training; unknown of runs from before they were recorded
+    details: Mapping[str, Any] = field(default_factory=dict)  # what else ``meta.json`` says that may differ between seeds
 
 
 def _plain(value: Any) -> Any:
@@ -302,7 +318,8 @@ def read_finished(spec: RunSpec) -> FinishedRun | None:
 def _read(spec: RunSpec, done: Mapping[str, Any]) -> FinishedRun:
     rows = tuple(read_rows(spec.rows_path))
     episodes = tuple(read_episodes(spec.episodes_path)) if spec.episodes_path.exists() else ()
-    return FinishedRun(spec, rows, done["n_parameters"], done["versions"], done["cpu_model"], episodes)
+    details = {key: done[key] for key in DETAILS if key in done}
+    return FinishedRun(spec, rows, done["n_parameters"], done["versions"], done["cpu_model"], episodes, details)
 
 
 def read_runs(out: Path) -> list[FinishedRun]:

@@ -93,7 +93,7 @@ def summarize_algorithm(runs: Sequence[FinishedRun], threshold: float | None) ->
     :param threshold: return at which the task counts as solved
     :return: the algorithm's entry in ``summary.json``
     """
-    # Package versions and hyperparameters are the same in all of them, or they would not have been taken together.
+    # Hyperparameters are the same in all of them, or they would not have been taken together.
     settings = {key: value for key, value in runs[0].spec.settings().items() if key not in ("algo", "seed")}
     return {
         **summarize_runs(runs, threshold),
@@ -101,7 +101,20 @@ def summarize_algorithm(runs: Sequence[FinishedRun], threshold: float | None) ->
         "settings": settings,
         "versions": dict(runs[0].versions),
         "cpu_models": sorted({run.cpu_model for run in runs}),
+        **_details(runs),
     }
+
+
+def _details(runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """:return: of ``details``, what all runs have in common, and what is each one's own, by its seed"""
+    names = list(dict.fromkeys(name for run in runs for name in run.details))
+    common = {
+        name: runs[0].details[name]
+        for name in names
+        if all(name in run.details and run.details[name] == runs[0].details[name] for run in runs)
+    }
+    own = {str(run.spec.seed): {name: value for name, value in run.details.items() if name not in common} for run in runs}
+    return {"details": common, "runs": own} if names else {}
 
 
 def summarize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from recorded import settings, write_failure, write_run
 
 from sb3_dreamer.compare.errors import ComparisonError
 from sb3_dreamer.compare.judging.readers import find_tasks
-from sb3_dreamer.compare.records import Row, write_rows
+from sb3_dreamer.compare.records import DETAILS, Row, read_runs, write_json, write_rows
+from sb3_dreamer.compare.summaries import summarize
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -142,6 +144,22 @@ def test_recordings(tmp_path: Path) -> None:
     assert [run.name for run in task.runs] == ["sac seed 0", "sac seed 1", "ppo seed 0", "ppo seed 1"]
     run = task.runs[0]
     assert run.known("n_parameters") == 7 and run.known("cpu_model") == "a, b" and run.cpu_seconds.tolist() == [0, 2, 4, 6]
+
+
+def test_a_recording_keeps_of_each_run_what_it_cost(tmp_path: Path) -> None:
+    """Without the single runs, the same is known as with them."""
+    for seed in (0, 1):
+        write_run(tmp_path, "Task-v0", "sac", seed, [1.0, 2.0], peak_memory_mb=100.0 + seed)
+    (with_runs,) = find_tasks(tmp_path)
+    runs = read_runs(tmp_path)
+    write_rows(tmp_path / "results.csv", [row for run in runs for row in run.rows])
+    write_json(tmp_path / "summary.json", summarize("Task-v0", ["sac"], 1.0, runs, []))
+    shutil.rmtree(tmp_path / "runs")
+    (recorded,) = find_tasks(tmp_path)
+    for run, again in zip(with_runs.runs, recorded.runs, strict=True):
+        for keys in (*((key,) for key in DETAILS), ("machine", "cores"), ("timings", "evaluation_cpu_seconds")):
+            assert run.known(*keys) == again.known(*keys), keys
+        assert again.known("peak_memory_mb") == 100.0 + again.seed and again.known("threads") is not None
 
 
 def test_folders_beside_each_other_belong_together(tmp_path: Path) -> None:

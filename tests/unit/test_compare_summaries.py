@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,17 @@ def rows(returns: list[float], seed: int = 0) -> tuple[Row, ...]:
 def finished(returns: list[float], seed: int = 0, algo: str = "algo") -> FinishedRun:
     spec = RunSpec("Task-v0", {}, algo, seed, 100 * (len(returns) - 1), 100, 20, {}, "cpu", Path("out"))
     return FinishedRun(spec, rows(returns, seed), 1234, {"torch": "2"}, "a processor")
+
+
+def test_what_runs_have_in_common_is_said_once() -> None:
+    details = [dict(threads=1, gradient_updates=updates, versions={"torch": "2"}) for updates in (10, 20)]
+    details[1]["attempts"] = 2
+    runs = [replace(finished([0.0, 1.0], seed), details=own) for seed, own in zip((3, 5), details, strict=True)]
+    entry = summarize("Task-v0", ["algo"], None, runs, [])["algorithms"]["algo"]
+    assert entry["details"] == dict(threads=1, versions={"torch": "2"})
+    assert entry["runs"] == {"3": dict(gradient_updates=10), "5": dict(gradient_updates=20, attempts=2)}
+    without = summarize("Task-v0", ["algo"], None, [finished([0.0])], [])["algorithms"]["algo"]
+    assert "details" not in without and "runs" not in without
 
 
 def test_run_reaches_the_threshold_and_falls_back() -> None:
