@@ -38,6 +38,8 @@ CHUNK = 16_384
 """Rows that are predicted at once, of a data set of any length."""
 MARGIN = 0.1
 """Share of the range of each number seen, by which dreams may leave it."""
+MAX_HEAD_UNITS = 64
+"""Width of the termination head at most: as every imagined step asks it, it would cost as much as the members do."""
 EDGE = 0.05
 """Standard deviations by which a number must leave the range in which episodes go on, to be wholly outside."""
 
@@ -103,7 +105,8 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         inputs, outputs = self.stoch_size + action_size, self.stoch_size + 1
         self.members: Members = self.make_members(inputs, outputs, units, layers)
         # no norm, which would blur the thresholds that ends are
-        self.termination_head = MLP(action_size + 2 * self.stoch_size, units, 2, 1, norm=None, out_scale=0.0)
+        width = min(units, MAX_HEAD_UNITS)
+        self.termination_head = MLP(action_size + 2 * self.stoch_size, width, 2, 1, norm=None, out_scale=0.0)
         self.loss_scales = {"dynamics": 1.0, "continue": 1.0}
         self.input_mean: th.Tensor
         self.input_std: th.Tensor
