@@ -91,7 +91,7 @@ TOY: dict[str, Task] = {
             "tqc": Training(5, 4000, 250),
             "crossq": Training(3, 5000, 125),
             "ppo": Training(5, 50_000, 2500),
-            "recurrent_ppo": Training(5, 20_000, 2500),
+            "recurrent_ppo": Training(5, 10_000, 2500),
             "dreamer_v3": Training(1, 2500, 125, DREAMER_V3_SHORT),
         },
     ),
@@ -107,7 +107,7 @@ TOY: dict[str, Task] = {
             "tqc": Training(5, 4000, 250),
             "crossq": Training(3, 5000, 125),
             "ppo": Training(5, 20_000, 1000),
-            "recurrent_ppo": Training(5, 20_000, 2500),
+            "recurrent_ppo": Training(5, 10_000, 2500),
         },
     ),
     "ContinuousPendulumNoVelocity-v0": Task(
@@ -121,7 +121,7 @@ TOY: dict[str, Task] = {
             "sac": Training(5, 4000, 250),
             "tqc": Training(5, 4000, 250),
             "ppo": Training(5, 20_000, 2500),
-            "recurrent_ppo": Training(5, 50_000, 5000, {**RECURRENT, "normalize": True}),
+            "recurrent_ppo": Training(5, 30_000, 2500, {**RECURRENT, "normalize": True}),
         },
     ),
     "SequenceMemory-v0": Task(
