@@ -9,7 +9,7 @@ import pytest
 from recorded import META, curve, settings
 
 from sb3_dreamer.compare import curves
-from sb3_dreamer.compare.judging import costs, fairness
+from sb3_dreamer.compare.judging import costs, fairness, tables
 from sb3_dreamer.compare.judging.analysis import TaskResult, analyse
 from sb3_dreamer.compare.judging.readers import RecordedRun, TaskRecords, UnfinishedRun
 from sb3_dreamer.compare.judging.scores import scale
@@ -99,6 +99,23 @@ def test_returns_at_equal_seconds() -> None:
     by_label = {one.label: one for one in result.algorithms}
     assert by_label["a"].at_seconds is not None and by_label["a"].at_seconds.value == 3.0
     assert by_label["b"].at_seconds is not None and by_label["b"].at_seconds.value == 0.0
+
+
+def test_where_a_gpu_works_the_clock_counts() -> None:
+    """1.5 times the CPU seconds here; whose runs on a GPU would else seem to cost next to nothing."""
+    plain, gpu = run([0.0, 1.0, 2.0]), run([0.0, 1.0, 2.0], label="b", machine={"gpu": "a card"})
+    assert task(plain).axis == "cpu_seconds"
+    result = task(plain, gpu, threshold=1.0)
+    assert (result.axis, result.seconds) == ("wall_seconds", 6.0)
+    for one in result.algorithms:
+        assert one.solving is not None and one.solving.median_seconds is not None
+        assert one.solving.median_seconds.value == 3.0
+    table = tables.solving(result)
+    assert table is not None and "wall s, median" in table.columns
+    no_clock = RecordedRun(
+        "Task-v0", "b", 0, Path(), gpu.timesteps, gpu.returns, np.full(3, np.nan), gpu.cpu_seconds, gpu.meta
+    )
+    assert task(plain, no_clock).axis == "cpu_seconds"
 
 
 def test_wall_seconds_stand_in_for_unknown_cpu_seconds() -> None:

@@ -33,7 +33,7 @@ class Solving:
     reached: int
     share: tuple[float, float]  # 95 % interval of the share of runs that do
     median_steps: Estimate  # infinite if fewer than half of the runs got there
-    median_seconds: Estimate | None  # CPU seconds, None if unknown
+    median_seconds: Estimate | None  # of the task's axis, None if unknown
     restricted_steps: Estimate  # mean of min(steps, common length): a lower bound if a run never got there
 
 
@@ -78,7 +78,7 @@ class TaskResult:
     start: float  # environment steps from which on all runs have a value
     end: float  # the shortest run's length
     shortest: str  # whose that is
-    axis: str  # the seconds that are known of all runs: "cpu_seconds", "wall_seconds" or ""
+    axis: str  # the seconds that are compared: "cpu_seconds", "wall_seconds" or ""
     seconds: float  # the fewest seconds that a run took, NaN if unknown
     improvement: Mapping[tuple[str, str], Improvement]
     break_even: Mapping[tuple[str, str], costs.BreakEven]
@@ -160,7 +160,7 @@ def _threshold(records: TaskRecords, given: float | Mapping[str, float] | None) 
 def _task(records: TaskRecords, threshold: float | None, references: Mapping[str, tuple[float, float]] | None) -> TaskResult:
     runs = records.runs
     start, end = max(run.timesteps[0] for run in runs), min(run.timesteps[-1] for run in runs)
-    axis = next((axis for axis in ("cpu_seconds", "wall_seconds") if np.isfinite(costs.common_seconds(runs, axis))), "")
+    axis = _axis(runs)
     seconds = costs.common_seconds(runs, axis) if axis else np.nan
     algorithms = [
         _algorithm(label, [run for run in runs if run.label == label], threshold, float(start), float(end), axis, seconds)
@@ -192,6 +192,14 @@ def _task(records: TaskRecords, threshold: float | None, references: Mapping[str
     )
 
 
+def _axis(runs: Sequence[RecordedRun]) -> str:
+    """:return: the seconds that all runs know; those by the clock where a GPU works, whose time no processor counts"""
+    axes = ["cpu_seconds", "wall_seconds"]
+    if any(run.known("machine", "gpu") for run in runs):
+        axes.reverse()
+    return next((axis for axis in axes if np.isfinite(costs.common_seconds(runs, axis))), "")
+
+
 def _algorithm(
     label: str, runs: list[RecordedRun], threshold: float | None, start: float, end: float, axis: str, seconds: float
 ) -> AlgorithmResult:
@@ -212,22 +220,21 @@ def _algorithm(
         length=(min(run.timesteps[-1] for run in runs), max(run.timesteps[-1] for run in runs)),
         area=bootstrap([areas], mean),
         at_seconds=costs.at_equal_seconds(runs, seconds, axis) if axis else None,
-        solving=None if threshold is None else _solving(runs, threshold, end),
+        solving=None if threshold is None else _solving(runs, threshold, end, axis),
         cost=costs.costs(runs),
         seconds_at_common=float(np.median(spent)),
     )
 
 
-def _solving(runs: list[RecordedRun], threshold: float, end: float) -> Solving:
+def _solving(runs: list[RecordedRun], threshold: float, end: float, axis: str) -> Solving:
     crossed = crossing(runs, threshold)
     reached = int(crossed.reached.sum())
-    known = np.isfinite(crossed.cpu_seconds).all()
     return Solving(
         crossing=crossed,
         reached=reached,
         share=share_interval(reached, len(runs)),
         median_steps=median_time(crossed.timesteps, crossed.reached),
-        median_seconds=median_time(crossed.cpu_seconds, crossed.reached) if known else None,
+        median_seconds=median_time(getattr(crossed, axis), crossed.reached) if axis else None,
         restricted_steps=bootstrap([np.minimum(crossed.timesteps, end)], mean),
     )
 

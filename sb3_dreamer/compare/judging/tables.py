@@ -79,9 +79,10 @@ def solving(task: TaskResult) -> Table | None:
     """
     if task.threshold is None:
         return None
-    unit = SECONDS["cpu_seconds"]
+    unit = SECONDS[task.axis]
     rows = []
     for one in task.algorithms:
+        seconds = max(getattr(run, task.axis)[-1] for run in one.runs) if task.axis else math.nan
         solved = one.solving
         assert solved is not None
         low, high = solved.share
@@ -91,7 +92,7 @@ def solving(task: TaskResult) -> Table | None:
                 Cell(f"{solved.reached} of {one.n} [{low:.0%}, {high:.0%}]", solved.reached / one.n),
                 Cell(_median_time(solved.median_steps, one.length[1]), solved.median_steps.value),
                 Cell(
-                    _median_time(solved.median_seconds, max(run.cpu_seconds[-1] for run in one.runs)),
+                    _median_time(solved.median_seconds, seconds),
                     math.nan if solved.median_seconds is None else solved.median_seconds.value,
                 ),
                 Cell(
