@@ -66,7 +66,7 @@ TASK_IDS: tuple[str, ...] = tuple(_TASKS)
 META_TASK_IDS: tuple[str, ...] = tuple(_META_TASKS)
 """Many tasks in one: what differs is drawn, and never shown."""
 TRIAL_IDS: dict[str, str] = {task_id.replace("-v", "Trial-v"): task_id for task_id in META_TASK_IDS}
-"""The same in trials, by the ids of those; without a vector version."""
+"""Ids of trials, to the ids of their tasks. They have no vector version."""
 
 
 def register_tasks() -> None:
@@ -82,8 +82,12 @@ def register_tasks() -> None:
             )
     for trial_id, task_id in TRIAL_IDS.items():
         if trial_id not in gym.registry:
-            # the time limit is that of the tasks, within a trial
-            gym.register(id=trial_id, entry_point="envs.trials:make_trials", kwargs={"env_id": f"envs:{task_id}"})
+            gym.register(
+                id=trial_id,
+                entry_point="envs.trials:make_trials",
+                kwargs={"env_id": f"envs:{task_id}"},
+                max_episode_steps=_META_TASKS[task_id][0].max_episode_steps,
+            )
 
 
 register_tasks()

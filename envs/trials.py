@@ -35,8 +35,7 @@ class TrialWrapper(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordC
         gym.Wrapper.__init__(self, env)
         if not isinstance(episodes, int | np.integer) or isinstance(episodes, bool) or episodes < 1:
             raise ValueError(f"episodes must be a whole number of at least 1, got {episodes!r}.")
-        self.trial_episodes = self.episodes = int(episodes)  # the first name is one that no other environment has
-        self.show_action = show_action
+        self.episodes, self.show_action = int(episodes), show_action
         inner = env.observation_space
         parts = dict(inner.spaces) if isinstance(inner, spaces.Dict) else {"obs": inner}
         added: dict[str, spaces.Space[Any]] = {
@@ -52,6 +51,11 @@ class TrialWrapper(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordC
         self._is_dict = isinstance(inner, spaces.Dict)
         self._episode = -1
         self._reward, self._action = 0.0, self._no_action()
+
+    @property
+    def trial_episodes(self) -> int:
+        """Episodes of a trial, by a name that tells these environments from others."""
+        return self.episodes
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -117,7 +121,7 @@ class TrialWrapper(gym.Wrapper[dict[str, Any], Any, Any, Any], gym.utils.RecordC
 
 def make_trials(env_id: str, episodes: int = 2, show_action: bool = False, **task: Any) -> TrialWrapper:
     """
-    The entry point of the ids that are trials.
+    The entry point of the ids that are trials. The time limit is theirs, outside, where it restarts with every episode.
 
     :param env_id: of the tasks
     :param episodes: see :class:`TrialWrapper`
@@ -125,7 +129,7 @@ def make_trials(env_id: str, episodes: int = 2, show_action: bool = False, **tas
     :param task: arguments of the tasks, their ranges for example
     :return: trials of these tasks
     """
-    return TrialWrapper(gym.make(env_id, **task), episodes, show_action)
+    return TrialWrapper(gym.make(env_id, max_episode_steps=-1, **task), episodes, show_action)
 
 
 def _action_space(space: spaces.Space[Any]) -> spaces.Box:

@@ -242,6 +242,37 @@ def test_of_a_trial_the_last_episode_counts(tmp_path: Path) -> None:
         assert found == pytest.approx([by_hand(EVAL_SEED + i, episodes) for i in range(3)], rel=1e-5)
 
 
+def test_in_trials_each_environment_counts_its_own_episodes(tmp_path: Path) -> None:
+    """Poles that fall after different times; whoever is through goes on beside the others, and does not count."""
+    env, model = build_vec_env("MetaCartPoleTrial-v0", dict(episodes=2), 6, EVAL_SEED), TrialPolicy()
+    found = evaluate(model, env)  # type: ignore[arg-type]
+    expected = []
+    for i in range(6):
+        one = gym.make("MetaCartPole-v0")
+        for options in (None, {"same_task": True}):
+            one.reset(seed=EVAL_SEED + i if options is None else None, options=options)
+            total, over = 0.0, False
+            while not over:
+                _, reward, over, _, _ = one.step(np.zeros(1, dtype=np.float32))
+                total += float(reward)
+        expected.append(total)
+    assert found.tolist() == expected and len(set(expected)) > 2
+
+
+def test_trial_ids_have_one_time_limit() -> None:
+    env = gym.make("MetaPendulumTrial-v0", max_episode_steps=230, mass=(1.0, 1.0))
+    assert env.spec is not None and env.spec.max_episode_steps == 230
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    for one in (env, again, gym.make("MetaPendulumTrial-v0")):
+        for bits in ([1, 1], [0, 1], [1, 1]):
+            obs, _ = one.reset()
+            assert obs["trial"].tolist() == bits
+            steps, over = 0, False
+            while not over:
+                over, steps = one.step(np.zeros(1, dtype=np.float32))[3], steps + 1
+            assert one.spec is not None and steps == one.spec.max_episode_steps
+
+
 def test_trials_are_compared_like_any_task(tmp_path: Path) -> None:
     for env_id in envs.TRIAL_IDS:
         run = spec(tmp_path, "dreamer", env_id=env_id, env_kwargs=dict(max_episode_steps=10), n_eval_episodes=2)
@@ -252,8 +283,12 @@ def test_an_episode_that_does_not_end_is_an_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 20)
     run = spec(tmp_path, "ppo", env_id="ContinuousPendulum-v0")
     model = build_model(run)
+    model.policy.set_training_mode(True)
     with pytest.raises(ComparisonError, match="has not ended after 20 steps: give the environment a time limit"):
         evaluate(model, build_eval_env(run, model))
+    assert model.policy.training
+    monkeypatch.setattr(evaluation, "MAX_EPISODE_STEPS", 200)  # as long as they are
+    assert len(evaluate(model, build_eval_env(run, model))) == 2
 
 
 def test_long_rollouts_get_no_extra_steps_and_no_extra_update(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_dreamer.common.optimizers import LaProp
+from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.export import export_onnx
 from sb3_dreamer.planning import NormalSequences, Planner
+from sb3_dreamer.planning import policy as planning_policy
 from sb3_dreamer.world_models import (
     DropoutWorldModel,
     EnsembleWorldModel,
@@ -149,6 +151,28 @@ def test_one_is_chosen_for_as_if_it_were_alone(make: Make, kwargs: dict[str, Any
             assert all(np.allclose(one[0], all_[i], atol=1e-5) for one, all_ in zip(alone[i], together, strict=True))
         fresh, _ = model.predict(obs, deterministic=True)
         assert np.array_equal(again, fresh)
+
+
+@pytest.mark.parametrize(("make", "kwargs"), ALIKE.values(), ids=ALIKE, indirect=["make"])
+def test_many_environments_are_planned_for_in_parts(
+    make: Make, kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(Clock(length=9), replan_every=1, **kwargs).learn(50)
+    obs = np.concatenate(OBS[:3])
+    whole, _ = model.predict(obs, deterministic=True)
+    seen = []
+    original = planning_policy.imagined_score
+
+    def noting(world_model: Any, state: LatentState, *args: Any) -> Any:
+        seen.append(len(state.deter))
+        return original(world_model, state, *args)
+
+    monkeypatch.setattr(planning_policy, "imagined_score", noting)
+    monkeypatch.setattr(planning_policy, "MOST_ROWS", 4 * model.policy.planner.n_samples * model.policy.particles)
+    parts, _ = model.predict(obs, deterministic=True)
+    assert np.allclose(parts, whole, atol=1e-5) and sum(seen) == len(obs) and max(seen) <= 4
+    model.predict(obs)
+    assert sum(seen) == 2 * len(obs) and max(seen) <= 4
 
 
 def test_particles_are_as_many_as_there_are_opinions() -> None:

@@ -28,7 +28,7 @@ class WorldModel(nn.Module, ABC):
     learns_from_sequences: ClassVar[bool] = True
     """Whether :meth:`loss` on replayed windows is all that it learns from; else it is fitted to single steps."""
     shares_randomness: ClassVar[bool] = False
-    """Whether :meth:`imagine` heeds a :class:`~sb3_dreamer.common.math.SharedGenerator`."""
+    """Whether :meth:`imagine` heeds a :class:`~sb3_dreamer.common.math.SharedGenerator`: who overrides that must do so too."""
     deter_size: int
     stoch_size: int
     gamma: float

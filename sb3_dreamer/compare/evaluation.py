@@ -11,6 +11,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import (
     VecEnv,
@@ -43,6 +44,20 @@ def preserved_random_state() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
+@contextmanager
+def preserved_mode(policy: BasePolicy) -> Iterator[None]:
+    """
+    Give the policy back in the mode it was in.
+
+    :param policy: in training or not
+    """
+    was_training = policy.training
+    try:
+        yield
+    finally:
+        policy.set_training_mode(was_training)
+
+
 def build_eval_env(spec: RunSpec, model: BaseAlgorithm) -> VecEnv:
     """
     :param spec: the run
@@ -63,7 +78,8 @@ def build_eval_env(spec: RunSpec, model: BaseAlgorithm) -> VecEnv:
 def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
     """
     Play one deterministic episode in each environment, all of them at once. Where episodes come in trials, each of an unknown
-    task (:class:`envs.TrialWrapper`), play a trial, of which the last episode counts: what was learnt of the task until then.
+    task (:class:`envs.TrialWrapper`), play a trial, of which the last episode counts: what was learnt of the task until then,
+    by those who remember it. ``episode_start`` tells of every episode, at which SB3's recurrent policies forget.
 
     :param model: anything with SB3's ``predict`` and ``policy``
     :param env: environments as from :func:`build_eval_env`
@@ -71,8 +87,7 @@ def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
     :raises ComparisonError: an episode that does not end
     """
     episodes = int(env.get_attr("trial_episodes")[0]) if env.has_attr("trial_episodes") else 1
-    was_training = model.policy.training
-    with preserved_random_state():
+    with preserved_random_state(), preserved_mode(model.policy):
         # A policy may draw random numbers even when its actions are deterministic (a latent state, say).
         set_random_seed(EVAL_SEED)
         env.seed(EVAL_SEED)
@@ -97,7 +112,6 @@ def evaluate(model: BaseAlgorithm, env: VecEnv) -> np.ndarray:
                     "time limit, for example env_kwargs={'max_episode_steps': 1000}."
                 )
             episode_starts = dones
-    model.policy.set_training_mode(was_training)
     return returns
 
 

@@ -25,7 +25,9 @@ class PETS(PlanningAlgorithm):
     """
     Probabilistic ensembles with trajectory sampling: an ensemble learns the dynamics from single steps, and every action is
     the first of a sequence that was best over dreams of all its members. There is no actor: what is learnt is the
-    model. For observations that show all that matters. Paper: Chua et al. 2018, https://arxiv.org/abs/1805.12114
+    model. For observations that show all that matters. The model normalises them itself: a ``VecNormalize``, whose units
+    change from one fit to the next, had better have ``norm_obs=False``. Paper: Chua et al. 2018,
+    https://arxiv.org/abs/1805.12114
 
     :param policy: ``"MlpPolicy"``, ``"MultiInputPolicy"`` for dictionaries, or a policy class
     :param env: the environment, or its id

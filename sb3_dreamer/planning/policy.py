@@ -23,6 +23,10 @@ SMALL: dict[str, Any] = dict(horizon=15, n_samples=64, n_iterations=3, n_elites=
 """A search that small tasks are content with, as every plan starts from what is left of the one before."""
 
 
+MOST_ROWS = 16_384
+"""Dreams at once: beyond that, more of them cost memory and save no time."""
+
+
 class PlanningPolicy(RecurrentModelPolicy):
     """
     Acts by the first of the actions that a planner found best. Between two steps, the state holds the rest of the plan as
@@ -30,7 +34,7 @@ class PlanningPolicy(RecurrentModelPolicy):
     to be followed ``(n, 1)``, and the action before ``(n, A)``.
 
     With ``deterministic=True``, candidates and dreams are drawn with the same random numbers every time, so that the action
-    is a function of observation and state, whatever else is in the batch.
+    is a function of observation and state, whatever else is in the batch (but for rounding).
 
     :param observation_space: observations
     :param action_space: actions
@@ -104,10 +108,12 @@ class PlanningPolicy(RecurrentModelPolicy):
         :return: the plans as the state keeps them, ``(n, H, A)``
         """
         sampled = self.particles > 1
-        if deterministic and sampled and len(before) > 1 and not model.shares_randomness:
-            # which numbers a dream draws depends on those beside it
-            rows = zip(latent.deter.split(1), latent.stoch.split(1), before.split(1), strict=True)
-            plans = [self._plan(model, LatentState(deter, stoch), alone, None, True) for deter, stoch, alone in rows]
+        most = max(1, MOST_ROWS // (self.planner.n_samples * self.particles))
+        if deterministic and sampled and not model.shares_randomness:  # what a dream draws depends on those beside it
+            most = 1
+        if len(before) > most:
+            parts = zip(latent.deter.split(most), latent.stoch.split(most), before.split(most), strict=True)
+            plans = [self._plan(model, LatentState(*start), left, generator, deterministic) for *start, left in parts]
             return th.cat(plans)
         if deterministic:
             generator = SharedGenerator.seeded(0, groups=len(before))

@@ -153,9 +153,10 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         return mean * self.target_std + self.target_mean, log_var.exp() * self.target_std.square()
 
     def _all_opinions(self, x: th.Tensor, action: th.Tensor) -> Gaussian:
-        """:return: of the elites on the same rows ``(n, ...)``, ``(k, n, 1 + Z)`` each"""
+        """:return: of the elites, in any order, on the same rows ``(n, ...)``, ``(k, n, 1 + Z)`` each"""
         k = len(self.elites)
-        return self._opinions(x.expand(k, *x.shape), action.expand(k, *action.shape), self.elites)
+        which = None if k == self.members.count else self.elites
+        return self._opinions(x.expand(k, *x.shape), action.expand(k, *action.shape), which)
 
     def predict_states(self, x: th.Tensor, action: th.Tensor) -> GaussianPrediction:
         """

@@ -50,8 +50,11 @@ def deal(
         :class:`~sb3_dreamer.common.math.SharedGenerator` are dealt alike, and each as if it were alone
     :param like: a tensor on the device wanted
     :return: who gets what
+    :raises ValueError: the groups cannot be equal
     """
     groups = generator.groups if isinstance(generator, SharedGenerator) else 1
+    if n % groups:
+        raise ValueError(f"{n} rows are not {groups} equal groups.")
     n, k = n // groups, len(elites)
     blocks = -(-n // k)
     order = th.arange(n, device=like.device)

@@ -112,6 +112,12 @@ def test_where_a_gpu_works_the_clock_counts() -> None:
         assert one.solving.median_seconds.value == 3.0
     table = tables.solving(result)
     assert table is not None and "wall s, median" in table.columns
+    assert not any("are old" in note for note in result.notes)
+    late = run([0.0, 1.0], label="b", cpu=5.0, machine={"gpu": "a card"})
+    assert any(
+        "At 6 wall s the last evaluation by then counts, and some of these are old: b at 0" in n
+        for n in task(plain, late).notes
+    )
     no_clock = RecordedRun(
         "Task-v0", "b", 0, Path(), gpu.timesteps, gpu.returns, np.full(3, np.nan), gpu.cpu_seconds, gpu.meta
     )

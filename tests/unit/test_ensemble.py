@@ -262,6 +262,11 @@ def test_groups_draw_the_same_numbers_each_as_if_alone(propagation: Propagation,
     assert th.allclose(together, th.cat(alone), rtol=1e-4, atol=1e-4)
 
 
+def test_groups_that_are_not_equal_are_refused() -> None:
+    with pytest.raises(ValueError, match="7 rows are not 2 equal groups"):
+        make().step(*some(7), "ts1", SharedGenerator.seeded(0, groups=2))
+
+
 @pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
 def test_all_members_as_elites_have_their_own_rows(propagation: Propagation) -> None:
     model, (x, action) = make_certain(make()), some(10)

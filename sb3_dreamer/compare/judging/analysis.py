@@ -49,7 +49,7 @@ class AlgorithmResult:
     at_own: Estimate
     length: tuple[float, float]  # fewest and most steps of its runs
     area: Estimate  # mean return from the common start to the common end, mean over the runs
-    at_seconds: Estimate | None  # at equal CPU seconds (wall seconds, if those are unknown)
+    at_seconds: Estimate | None  # at equal seconds of the task's axis
     solving: Solving | None
     cost: Mapping[str, float]
     seconds_at_common: float  # median CPU or wall seconds that it took to the common number of steps
@@ -188,7 +188,7 @@ def _task(records: TaskRecords, threshold: float | None, references: Mapping[str
         improvement=_improvement([{one.label: one.common for one in algorithms}], list(by_label)),
         break_even=break_even,
         scale=scale(runs[0].env, runs, references),
-        notes=tuple(fairness.notes(records)),
+        notes=tuple(fairness.notes(records, axis)),
     )
 
 

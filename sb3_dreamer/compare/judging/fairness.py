@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from sb3_dreamer.compare.judging.costs import common_seconds
+from sb3_dreamer.compare.judging.formatting import SECONDS
 from sb3_dreamer.compare.judging.readers import EVALUATIONS, RecordedRun, TaskRecords
 
 # Keys of meta.json that should be the same for all runs of a task, and what to call them.
@@ -24,9 +25,10 @@ _SHARED: tuple[tuple[tuple[str, ...], str], ...] = (
 STALE = 0.1
 
 
-def notes(records: TaskRecords) -> list[str]:
+def notes(records: TaskRecords, axis: str = "cpu_seconds") -> list[str]:
     """
     :param records: of a task
+    :param axis: the seconds that are compared, ``"cpu_seconds"``, ``"wall_seconds"`` or ``""``
     :return: sentences, none if the runs differ in nothing but algorithm and seed
     """
     runs = records.runs
@@ -38,11 +40,13 @@ def notes(records: TaskRecords) -> list[str]:
     if stale:
         when = ", ".join(f"{label} at {step:,.0f}" for label, step in stale.items())
         found.append(f"For {last:,.0f} steps the last evaluation by then counts, and some of these are old: {when}.")
-    seconds = common_seconds(runs)
-    old = {run.label: spent for run in runs if seconds - (spent := _last_seconds(run, seconds)) > STALE * seconds}
+    seconds = common_seconds(runs, axis) if axis else np.nan
+    old = {run.label: spent for run in runs if seconds - (spent := _last_seconds(run, seconds, axis)) > STALE * seconds}
     if old:
         when = ", ".join(f"{label} at {spent:,.3g}" for label, spent in old.items())
-        found.append(f"At {seconds:,.3g} CPU seconds the last evaluation by then counts, and some of these are old: {when}.")
+        found.append(
+            f"At {seconds:,.3g} {SECONDS[axis]} the last evaluation by then counts, and some of these are old: {when}."
+        )
     sources = _by_label(runs, lambda run: run.source)
     if len({source for own in sources.values() for source in own}) > 1:
         found.append("Returns are not of the same kind: " + _listed(sources) + ".")
@@ -66,8 +70,9 @@ def _last_before(run: RecordedRun, step: float) -> float:
     return float(earlier[-1]) if len(earlier) else float(run.timesteps[0])
 
 
-def _last_seconds(run: RecordedRun, seconds: float) -> float:
-    earlier = run.cpu_seconds[run.cpu_seconds <= seconds]
+def _last_seconds(run: RecordedRun, seconds: float, axis: str) -> float:
+    spent = getattr(run, axis) if axis else np.array([])
+    earlier = spent[spent <= seconds]
     return float(earlier[-1]) if len(earlier) else np.nan
 
 

@@ -271,7 +271,7 @@ def _read_recording(folder: Path) -> Iterable[_Found]:
             meta = {name: entry[name] for name in ("settings", "n_parameters", "versions") if name in entry}
             if entry.get("cpu_models"):
                 meta["cpu_model"] = ", ".join(entry["cpu_models"])
-            meta |= {**(entry.get("details") or {}), **((entry.get("runs") or {}).get(str(seed)) or {})}
+            meta |= {**(entry.get("details") or {}), **((entry.get("runs") or {}).get(str(int(seed))) or {})}
             try:
                 found.runs.append(_recorded_run(of_run, label, int(seed), folder, meta))
             except ComparisonError as error:
