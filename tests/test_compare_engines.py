@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import stable_baselines3
 
@@ -229,6 +230,29 @@ def test_a_job_that_goes_on_is_found_again(tmp_path: Path) -> None:
     assert [message["timesteps"] for message in heard[:-1] if isinstance(message, dict)] == [0, 24, 48]
     assert json.loads(spec.done_path.read_text())["attempts"] == 1
     again.close()
+
+
+class WaitingJob:
+    """Stands in for one of Slurm's that waits in its queue."""
+
+    def __init__(self, cancelled: Path, over: bool = False) -> None:
+        self.cancelled, self.over = cancelled, over
+
+    def done(self) -> bool:
+        return self.over
+
+    def cancel(self, check: bool) -> None:
+        self.cancelled.touch()
+
+
+def test_to_overwrite_is_to_cancel_the_job_left_behind(tmp_path: Path) -> None:
+    for over in (False, True):
+        benchmark = small(tmp_path / str(over), ["a2c"], total_timesteps=48)
+        (spec,), cancelled = benchmark.specs, tmp_path / f"cancelled {over}"
+        spec.folder.mkdir(parents=True)
+        spec.job_path.write_bytes(cloudpickle.dumps((spec.settings(), WaitingJob(cancelled, over))))
+        benchmark.run(overwrite=True, progress=False)
+        assert cancelled.exists() is not over and spec.done_path.exists() and not spec.job_path.exists()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from sb3_dreamer.compare.machine import available_cpus
 from sb3_dreamer.compare.progress import make_progress
 from sb3_dreamer.compare.records import RunSpec, discard, read_finished, read_runs
 from sb3_dreamer.compare.results import BenchmarkResult, ComparisonResult, write_results
+from sb3_dreamer.compare.slurm_engine import cancel_job
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class Benchmark:
                 held.enter_context(_alone_in(specs[0].out))
                 _check_folder(specs[0])
             for spec in self.specs if overwrite else ():
+                cancel_job(spec)
                 discard(spec)
             missing = [spec for spec in self.specs if read_finished(spec) is None]  # before anything starts: it may refuse
             failed: list[FailedRun] = []

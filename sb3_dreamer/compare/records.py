@@ -19,6 +19,8 @@ from sb3_dreamer.compare.machine import cpu_model, installed_versions
 from sb3_dreamer.compare.settings import default_settings
 from sb3_dreamer.version import __version__
 
+JOB_FILE = "job.pkl"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -34,7 +36,7 @@ class Row:
     cpu_seconds: float
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+COLUMNS = tuple(part.name for part in dataclasses.fields(Row))
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class RunSpec:
     def done_path(self) -> Path:
         """Written last: where it is, the run has finished and the other files are complete."""
         return self.folder / "meta.json"
+
+    @property
+    def job_path(self) -> Path:
+        """Slurm's job of this run, while it waits or runs."""
+        return self.folder / JOB_FILE
 
     @property
     def error_path(self) -> Path:

@@ -14,7 +14,7 @@ from sb3_dreamer.common.bookkeeping import write_atomically
 from sb3_dreamer.compare.errors import ComparisonError, require
 from sb3_dreamer.compare.jobs import Ended, Inbox
 from sb3_dreamer.compare.processes import RunProcess, extend_import_path, import_path, write_error
-from sb3_dreamer.compare.records import RunSpec, begin_attempt, read_rows
+from sb3_dreamer.compare.records import JOB_FILE, RunSpec, begin_attempt, read_rows
 
 
 def carry_out(pickled_spec: bytes, attempt: int, path: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ class SlurmEngine:
         :param spec: the run
         :param inbox: for its messages and its end
         """
-        path = spec.folder / "job.pkl"
+        path = spec.job_path
         job = _job_still_there(path, spec)
         if job is None:
             shared = replace(spec, out=spec.out.resolve())
@@ -132,7 +132,19 @@ class SlurmEngine:
         for folder, job in jobs:
             with contextlib.suppress(Exception):  # it may have ended by itself
                 job.cancel(check=False)
-            (folder / "job.pkl").unlink(missing_ok=True)
+            (folder / JOB_FILE).unlink(missing_ok=True)
+
+
+def cancel_job(spec: RunSpec) -> None:
+    """
+    A run is to be forgotten: so is the job that an earlier process may have left running or waiting for it.
+
+    :param spec: the run
+    """
+    with contextlib.suppress(Exception):  # no file, or one that no longer means anything
+        _, job = pickle.loads(spec.job_path.read_bytes())
+        if not job.done():
+            job.cancel(check=False)
 
 
 def _job_still_there(path: Path, spec: RunSpec) -> Any:

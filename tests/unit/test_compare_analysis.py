@@ -281,6 +281,12 @@ def test_differences_are_noted(other: RecordedRun, note: str) -> None:
     assert any(note in found for found in fairness.notes(TaskRecords("Task-v0", (run([0.0, 1.0]), other))))
 
 
+def test_arguments_of_the_environment_may_change_what_is_good() -> None:
+    heavy = {"settings": {**settings("Task-v0", "a", 0, 100, 100), "env_kwargs": {"mass": 2.0}}}
+    (note,) = fairness.notes(TaskRecords("Task-v0", (run([0.0, 1.0], **heavy), run([0.0, 1.0], seed=1, **heavy))))
+    assert "was given mass" in note
+
+
 def test_failures_other_sources_and_unknown_seconds_are_noted() -> None:
     x = np.array([0.0, 100.0])
     foreign = RecordedRun("Task-v0", "b", 0, Path(), x, x, x, np.full(2, np.nan), source="training episodes")

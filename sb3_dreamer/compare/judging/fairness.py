@@ -59,6 +59,12 @@ def notes(records: TaskRecords, axis: str = "cpu_seconds") -> list[str]:
     for label, own in _by_label(runs, partial(_known, keys=("settings", "hyperparameters"))).items():
         if len(own) > 1:
             found.append(f"The runs of {label} do not share their hyperparameters.")
+    arguments = {key for run in runs for key in (run.known("settings", "env_kwargs") or {})}
+    if arguments:
+        found.append(
+            f"The environment was given {', '.join(sorted(arguments))}: a threshold and returns of score 0 and 1 that are "
+            "known for the task as it usually is may not fit it."
+        )
     if any(np.isnan(run.cpu_seconds).any() for run in runs):
         labels = dict.fromkeys(run.label for run in runs if np.isnan(run.cpu_seconds).any())
         found.append(f"CPU seconds are unknown of {', '.join(labels)}.")
