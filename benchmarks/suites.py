@@ -121,7 +121,7 @@ TOY: dict[str, Task] = {
             "sac": Training(5, 4000, 250),
             "tqc": Training(5, 4000, 250),
             "ppo": Training(5, 20_000, 2500),
-            "recurrent_ppo": Training(5, 30_000, 2500, {**RECURRENT, "normalize": True}),
+            "recurrent_ppo": Training(5, 20_000, 2500, {**RECURRENT, "normalize": True}),
         },
     ),
     "SequenceMemory-v0": Task(
@@ -133,7 +133,7 @@ TOY: dict[str, Task] = {
             "planet": Training(5, 2000, 250),
             "dqn": Training(5, 10_000, 500),
             "ppo": Training(5, 20_000, 1000),
-            "recurrent_ppo": Training(5, 20_000, 2500),
+            "recurrent_ppo": Training(5, 10_000, 1250),
         },
     ),
     "DelayedRecall-v0": Task(
@@ -145,7 +145,7 @@ TOY: dict[str, Task] = {
             "planet": Training(5, 3000, 250),
             "dqn": Training(5, 10_000, 500),
             "ppo": Training(5, 20_000, 1000),
-            "recurrent_ppo": Training(5, 20_000, 2500, RECURRENT),
+            "recurrent_ppo": Training(5, 10_000, 1250, RECURRENT),
         },
         n_eval_episodes=60,
     ),
