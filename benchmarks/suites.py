@@ -121,7 +121,7 @@ TOY: dict[str, Task] = {
             "sac": Training(5, 4000, 250),
             "tqc": Training(5, 4000, 250),
             "ppo": Training(5, 20_000, 2500),
-            "recurrent_ppo": Training(5, 20_000, 2500, {**RECURRENT, "normalize": True}),
+            "recurrent_ppo": Training(5, 10_000, 1250, {**RECURRENT, "normalize": True}),
         },
     ),
     "SequenceMemory-v0": Task(
