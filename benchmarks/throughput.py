@@ -1,5 +1,5 @@
 """
-How long one full update takes (world model, imagination, actor, critic, optimizer), and one acting step.
+How long one full update takes (world model, imagination, actor, critic, optimizer), one acting step, and one plan.
 
 ``python benchmarks/throughput.py [--cases ...] [--updates 10]`` prints a table and records it in
 ``benchmarks/results/throughput/<device>.json`` beside the processor, versions and the measured peak of matrix products. One
@@ -8,7 +8,6 @@ torch thread; CPU seconds of the process are what is compared, as they do not co
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import torch as th
 from gymnasium import spaces
 from torch.utils.flop_counter import FlopCounterMode
 
-from sb3_dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer import DREAMER_V3, Dreamer, PlaNet
 from sb3_dreamer.compare.machine import cpu_model, installed_versions
+from sb3_dreamer.planning import NormalSequences, Planner, imagined_score
 from sb3_dreamer.world_models import ModelSize
 
 RESULTS = Path(__file__).parent / "results" / "throughput"
@@ -40,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "default": dict(default=True),
     "default, 64x64x3": dict(default=True, space=PICTURE),
 }
+PLAN = Planner(method="cem", n_samples=200, n_iterations=5, horizon=15)
 
 
 class Silent(gym.Env):
@@ -126,6 +127,44 @@ def _acting(model: Dreamer, n: int) -> float:
     return (time.process_time() - start) / 200 * 1e3
 
 
+@th.no_grad()
+def plan_ms(device: str) -> dict[str, float]:
+    """
+    :param device: torch device
+    :return: milliseconds of a plan of ``PLAN`` in the dreams of PlaNet's default world model (CPU time, if it is on a CPU):
+        median and least of 60
+    """
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    model = PlaNet("MlpPolicy", Silent(VECTOR), seed=0, device=device).learn(1).policy.world_model
+    state = model.initial_state(1)
+    seconds = []
+    for _ in range(70):
+        _wait(device)
+        start = clock()
+        fresh = NormalSequences.fresh(1, PLAN.horizon, 1, state.deter.device)
+        PLAN.plan(imagined_score(model, state), fresh)
+        _wait(device)
+        seconds.append(clock() - start)
+    return {"median": 1e3 * float(np.median(seconds[10:])), "least": 1e3 * min(seconds)}
+
+
+def forget_peak_memory() -> None:
+    """Let the process's peak start anew, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory_mb() -> float | None:
+    """:return: the most resident memory since :func:`forget_peak_memory`, None where the system does not tell"""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), None)
+
+
 def _wait(device: str) -> None:
     if device != "cpu":
         th.cuda.synchronize()
@@ -166,8 +205,9 @@ def main() -> None:
     record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     record.update(processor=name, threads=1, gemm_peak_gflops=peak, versions=installed_versions())
     for case in args.cases:
+        forget_peak_memory()
         found = measure(CASES[case], args.updates, args.device)
-        found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found["peak_memory_mb"] = peak_memory_mb()
         record["cases"][case] = found
         share = found["gflop"] / found["cpu_seconds"] / peak
         acting = " / ".join(f"{ms:.2f}" for ms in found["acting_ms"].values())
@@ -177,6 +217,9 @@ def main() -> None:
             flush=True,
         )
         path.write_text(json.dumps(record, indent=1) + "\n")
+    record["plan_ms"] = plan_ms(args.device)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"\nA plan (CEM, 200 candidates x 5 iterations x 15 steps): {record['plan_ms']['median']:.1f} ms")
 
 
 if __name__ == "__main__":
