@@ -42,6 +42,9 @@ RESULTS = Path(__file__).parent / "results" / "uncertainty"
 NETWORK: dict[str, Any] = dict(units=64, layers=3)
 MODELS: dict[str, Callable[..., ProbabilisticWorldModel]] = {
     "ensemble of 7": partial(EnsembleWorldModel.from_spaces, n_members=7, **NETWORK),
+    "ensemble of 7, weights begin thrice as large": partial(
+        EnsembleWorldModel.from_spaces, n_members=7, init_scale=3.0, **NETWORK
+    ),
     "one network": partial(EnsembleWorldModel.from_spaces, n_members=1, **NETWORK),
     "dropout": partial(DropoutWorldModel.from_spaces, **NETWORK),
     "Bayesian last layer": partial(LaplaceWorldModel.from_spaces, **NETWORK),

@@ -20,6 +20,8 @@ class EnsembleWorldModel(ProbabilisticWorldModel):
 
     :param n_members: E
     :param n_elites: of them; None for all
+    :param init_scale: of the networks' first weights, relative to PETS'. Far from all data a network keeps something of its
+        first weights; larger ones make the members disagree more there (measured in ``docs/planning.md``)
     :param kwargs: see :class:`ProbabilisticWorldModel`
     """
 
@@ -31,17 +33,19 @@ class EnsembleWorldModel(ProbabilisticWorldModel):
         gamma: float = 1 - 1 / 333,
         n_members: int = 5,
         n_elites: int | None = None,
+        init_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        check_ranges(positive=dict(init_scale=init_scale))
         check_whole(n_members=n_members, **({} if n_elites is None else dict(n_elites=n_elites)))
         if n_elites is not None and n_elites > n_members:
             raise ValueError(f"n_elites={n_elites} cannot be more than n_members={n_members}.")
-        self._n_members = int(n_members)
+        self._n_members, self._init_scale = int(n_members), float(init_scale)
         super().__init__(keys, action_size, size, gamma, **kwargs)
         self.elites = self.elites[: None if n_elites is None else int(n_elites)]
 
     def make_members(self, inputs: int, outputs: int, units: int, layers: int) -> Members:
-        return Ensemble(self._n_members, inputs, outputs, units, layers)
+        return Ensemble(self._n_members, inputs, outputs, units, layers, self._init_scale)
 
 
 class DropoutWorldModel(ProbabilisticWorldModel):

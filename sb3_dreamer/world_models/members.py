@@ -38,13 +38,14 @@ class BatchedLinear(nn.Module):
     :param members: E
     :param inputs: of each
     :param outputs: of each
+    :param init_scale: factor of that deviation
     """
 
-    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+    def __init__(self, members: int, inputs: int, outputs: int, init_scale: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(th.empty(members, inputs, outputs))
         self.bias = nn.Parameter(th.zeros(members, 1, outputs))
-        truncated_normal_(self.weight, inputs, 0.5 / 1.1368)
+        truncated_normal_(self.weight, inputs, init_scale * 0.5 / 1.1368)
 
     def forward(self, x: th.Tensor, which: th.Tensor | None = None) -> th.Tensor:
         """
@@ -66,17 +67,18 @@ class Members(nn.Module, ABC):
     :param outputs: O
     :param units: width of the hidden layers
     :param layers: number of hidden layers
+    :param init_scale: of the first weights
     """
 
     count: int
     """M, the number of opinions."""
 
-    def __init__(self, networks: int, inputs: int, outputs: int, units: int, layers: int) -> None:
+    def __init__(self, networks: int, inputs: int, outputs: int, units: int, layers: int, init_scale: float = 1.0) -> None:
         super().__init__()
         self.networks, self.outputs = networks, outputs
         sizes = [inputs, *[units] * layers]
-        self.hidden = nn.ModuleList(BatchedLinear(networks, a, b) for a, b in pairwise(sizes))
-        self.head = BatchedLinear(networks, units, 2 * outputs)
+        self.hidden = nn.ModuleList(BatchedLinear(networks, a, b, init_scale) for a, b in pairwise(sizes))
+        self.head = BatchedLinear(networks, units, 2 * outputs, init_scale)
         self.max_log_var = nn.Parameter(th.full((outputs,), 0.5))
         self.min_log_var = nn.Parameter(th.full((outputs,), -10.0))
 
@@ -154,10 +156,11 @@ class Ensemble(Members):
     :param outputs: O
     :param units: width
     :param layers: hidden layers
+    :param init_scale: of the first weights
     """
 
-    def __init__(self, members: int, inputs: int, outputs: int, units: int, layers: int) -> None:
-        super().__init__(members, inputs, outputs, units, layers)
+    def __init__(self, members: int, inputs: int, outputs: int, units: int, layers: int, init_scale: float = 1.0) -> None:
+        super().__init__(members, inputs, outputs, units, layers, init_scale)
         self.count = members
 
     def forward(self, x: th.Tensor, which: th.Tensor | None = None) -> Gaussian:

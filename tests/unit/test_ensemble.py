@@ -686,6 +686,7 @@ def test_images_are_refused_and_small_ones_are_vectors_if_wanted() -> None:
         ("ensemble", dict(n_members=0), "n_members must be a whole number of at least 1, got 0"),
         ("ensemble", dict(n_members=3, n_elites=4), "n_elites=4 cannot be more than n_members=3"),
         ("ensemble", dict(n_elites=0), "n_elites must be a whole number of at least 1, got 0"),
+        ("ensemble", dict(init_scale=0.0), "init_scale must be a number, positive, got 0.0"),
         ("dropout", dict(n_masks=2.5), "n_masks must be a whole number"),
         ("dropout", dict(dropout=0.0), r"dropout must lie in \(0, 1\), got 0.0"),
         ("dropout", dict(dropout=1), r"dropout must lie in \(0, 1\), got 1"),

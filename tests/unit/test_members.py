@@ -13,9 +13,9 @@ from sb3_dreamer.world_models.members import BatchedLinear, DropoutMasks, Ensemb
 E, I, O, UNITS = 3, 4, 2, 8  # noqa: E741  (the names of the axes)
 
 
-def ensemble(layers: int = 2, members: int = E) -> Ensemble:
+def ensemble(layers: int = 2, members: int = E, init_scale: float = 1.0) -> Ensemble:
     th.manual_seed(0)
-    model = Ensemble(members, I, O, UNITS, layers)
+    model = Ensemble(members, I, O, UNITS, layers, init_scale)
     for parameter in model.parameters():
         if parameter.dim() == 3 and parameter.shape[1] == 1:  # biases, which are 0 at first
             nn.init.normal_(parameter)
@@ -94,6 +94,11 @@ def test_first_weights_have_the_published_deviation() -> None:
     assert layer.weight.abs().max() <= 2 * deviation
     assert layer.weight.std().item() == pytest.approx(0.8796 * deviation, rel=0.01)
     assert (layer.bias == 0).all() and not th.equal(layer.weight[0], layer.weight[1])
+
+
+def test_first_weights_may_be_larger_all_through_a_network() -> None:
+    for large, usual in zip(ensemble(init_scale=3.0).parameter_groups()[:-1], ensemble().parameter_groups()[:-1], strict=True):
+        assert th.allclose(large["params"][0], 3.0 * usual["params"][0])
 
 
 # ---- the likelihood
