@@ -186,7 +186,7 @@ def test_an_uncertain_end_counts_as_much_as_it_is_probable(probability: float) -
     model = tiny(Clock(5), learning_starts=30, rollout_length=2)
     model.learn(31)
     with th.no_grad():
-        model.world_model.terminal_share.fill_(probability)  # and the head says nothing else
+        model.world_model.termination_head.share.fill_(probability)  # and the head says nothing else
         model.world_model.termination_head.out.weight.zero_()
         model.world_model.termination_head.out.bias.zero_()
     model.imagined = ImaginedBuffer(1, 1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from sb3_dreamer.common.arguments import check_gamma, check_whole
 from sb3_dreamer.common.distributions import SoftBernoulli
-from sb3_dreamer.common.networks import MLP, bounded
+from sb3_dreamer.common.networks import bounded
 from sb3_dreamer.common.predictions import GaussianPrediction
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
@@ -22,6 +22,7 @@ from sb3_dreamer.world_models.mlp import ObservationState
 from sb3_dreamer.world_models.propagation import Deal, Propagation, deal
 from sb3_dreamer.world_models.sizes import ModelSize, get_size
 from sb3_dreamer.world_models.standalone import StandaloneWorldModel
+from sb3_dreamer.world_models.terminations import TerminationHead
 from sb3_dreamer.world_models.trajectories import actions_for_model
 from sb3_dreamer.world_models.transitions import Transitions
 
@@ -38,10 +39,6 @@ CHUNK = 16_384
 """Rows that are predicted at once, of a data set of any length."""
 MARGIN = 0.1
 """Share of the range of each number seen, by which dreams may leave it."""
-MAX_HEAD_UNITS = 64
-"""Width of the termination head at most: as every imagined step asks it, it would cost as much as the members do."""
-EDGE = 0.05
-"""Standard deviations by which a number must leave the range in which episodes go on, to be wholly outside."""
 
 
 class ProbabilisticWorldModel(StandaloneWorldModel):
@@ -104,9 +101,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         self.deter_size, self.stoch_size = 2, self.layout.size
         inputs, outputs = self.stoch_size + action_size, self.stoch_size + 1
         self.members: Members = self.make_members(inputs, outputs, units, layers)
-        # no norm, which would blur the thresholds that ends are
-        width = min(units, MAX_HEAD_UNITS)
-        self.termination_head = MLP(action_size + 2 * self.stoch_size, width, 2, 1, norm=None, out_scale=0.0)
+        self.termination_head = TerminationHead(action_size, self.stoch_size, units)
         self.loss_scales = {"dynamics": 1.0, "continue": 1.0}
         self.input_mean: th.Tensor
         self.input_std: th.Tensor
@@ -114,17 +109,12 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         self.target_std: th.Tensor
         self.low: th.Tensor
         self.high: th.Tensor
-        self.going_low: th.Tensor
-        self.going_high: th.Tensor
-        self.terminal_share: th.Tensor
         self.elites: th.Tensor
         for name, shape in (("input", inputs), ("target", outputs)):
             self.register_buffer(f"{name}_mean", th.zeros(shape))
             self.register_buffer(f"{name}_std", th.ones(shape))
-        for name in ("", "going_"):  # of all states, and of those after which the episode went on
-            self.register_buffer(f"{name}low", th.full((self.stoch_size,), -th.inf))
-            self.register_buffer(f"{name}high", th.full((self.stoch_size,), th.inf))
-        self.register_buffer("terminal_share", th.full((), 0.5))  # of no effect
+        self.register_buffer("low", th.full((self.stoch_size,), -th.inf))
+        self.register_buffer("high", th.full((self.stoch_size,), th.inf))
         self.register_buffer("elites", th.arange(self.members.count))
 
     @abstractmethod
@@ -262,7 +252,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
 
     def _may_end(self) -> bool:
         """:return: whether an episode has been seen to terminate, or a function says when; waits for the device"""
-        return self.termination_fn is not None or bool(self.terminal_share > 0)
+        return self.termination_fn is not None or self.termination_head.has_seen_one()
 
     def _sampled(self, x: th.Tensor, action: th.Tensor, dealt: Deal) -> th.Tensor:
         """:return: draws of the change, and expected rewards, one elite's opinion a row, ``(n, 1 + Z)``"""
@@ -345,19 +335,11 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
 
     def termination_logit(self, action: th.Tensor, after: th.Tensor) -> th.Tensor:
         """
-        Whether an episode ends is told by the state it came to, and by the action: there are few ends to learn it from, and
-        with the state before as well, more of them were learnt by heart. Most ends are thresholds, which a few ends show only
-        roughly; all that goes on shows them exactly, so that the head is told which numbers have left the range of that.
-
         :param action: within the bounds, ``(..., A)``
         :param after: states they led to, ``(..., Z)``
         :return: of a termination, ``(...)``; very low where none has been seen at all
         """
-        beyond = after - after.clamp(self.going_low, self.going_high)
-        outside = (beyond / (EDGE * self.input_std[: self.stoch_size])).clamp(-1.0, 1.0)
-        logit = self.termination_head(th.cat([self._inputs_of(after, action), outside], dim=-1)).squeeze(-1).float()
-        share = self.terminal_share.clamp(1e-7, 1.0 - 1e-7)  # what the head begins with: ends are rare
-        return th.where(self.terminal_share > 0, logit + th.log(share / (1.0 - share)), -30.0)
+        return self.termination_head.logit(after, self.input_std[: self.stoch_size], self._inputs_of(after, action))
 
     # ---- learning
 
@@ -404,10 +386,7 @@ class ProbabilisticWorldModel(StandaloneWorldModel):
         both = th.cat([data.x, data.next_x])
         self.low.copy_(both.amin(0))
         self.high.copy_(both.amax(0))
-        going = th.cat([data.x, data.next_x[data.terminal == 0]])
-        self.going_low.copy_(going.amin(0))
-        self.going_high.copy_(going.amax(0))
-        self.terminal_share.copy_(data.terminal.mean())
+        self.termination_head.learn_statistics(data)
         self._statistics_known = True
 
     def normalized(self, data: Transitions) -> tuple[th.Tensor, th.Tensor]:

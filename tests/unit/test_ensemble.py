@@ -285,7 +285,7 @@ def test_dreams_of_what_never_ended_do_not_ask_when_it_ends(monkeypatch: pytest.
     original = model.termination_logit
     monkeypatch.setattr(model, "termination_logit", lambda *args: asked.append(1) or original(*args))
     for share, calls, ends in ((0.1, 3, True), (0.0, 0, False)):
-        model.terminal_share.fill_(share)
+        model.termination_head.share.fill_(share)
         asked.clear()
         goes_on = model.unroll(plan, start, 3, deterministic=True).states.deter[:, 1:, 1]
         assert len(asked) == calls and bool((goes_on < 1).any()) is ends
@@ -416,7 +416,7 @@ def test_known_functions_of_a_dictionary_see_its_keys() -> None:
 def test_ends_are_as_probable_as_the_head_says_times_how_frequent_they_were(share: float) -> None:
     """The head begins with the share of steps that ended an episode, and says by how much the odds differ from it."""
     model, (x, action) = make(gamma=0.9), some(5)
-    model.terminal_share.fill_(share)
+    model.termination_head.share.fill_(share)
     state = model.step(x, action, "expectation")
     inputs = (th.cat([state.stoch, action], -1) - model.input_mean) / model.input_std
     inputs = th.cat([inputs, th.zeros_like(x)], -1)  # nothing is known to be out of range
@@ -437,7 +437,7 @@ def test_where_no_episode_ever_terminated_the_discount_is_gamma() -> None:
 
 def test_where_every_step_ended_its_episode_all_stays_finite() -> None:
     model, (x, action) = make(ends=1.0), some(4)
-    assert model.terminal_share == 1.0
+    assert model.termination_head.share == 1.0
     state = model.step(x, action, "expectation")
     assert (model.predict_discount(state) < 1e-4).all()
     _, losses, _ = model.loss(dataclasses.replace(batch(), is_terminal=th.ones(3, 6)))
@@ -732,4 +732,4 @@ def test_constant_columns_stay_as_they_are_and_others_have_mean_0_and_deviation_
     truth = th.cat([data.reward[:, None], data.next_x - data.x], -1)
     assert th.allclose(unscaled, truth, atol=1e-4)
     share = (data.terminal.sum() / 300).item()
-    assert model.terminal_share.item() == pytest.approx(share)
+    assert model.termination_head.share.item() == pytest.approx(share)

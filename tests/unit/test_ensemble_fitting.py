@@ -142,7 +142,7 @@ def test_statistics_are_those_of_all_the_data_and_new_ones_replace_old_ones() ->
             assert th.allclose(values.std(0, correction=0), th.ones(2), atol=1e-5)
         both = th.cat([data.x, data.next_x])
         assert th.equal(model.low, both.min(0).values) and th.equal(model.high, both.max(0).values)
-        assert model.terminal_share == 0
+        assert model.termination_head.share == 0
 
 
 def test_every_network_has_rows_of_its_own_drawn_with_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,24 +447,12 @@ def test_a_rule_of_rare_ends_is_found_among_many_numbers() -> None:
     assert (found & truth).sum() / truth.sum() > 0.9 and (found & truth).sum() / found.sum() > 0.9
 
 
-def test_the_range_in_which_episodes_go_on_is_that_of_all_states_but_the_last() -> None:
+def test_dreams_may_go_where_episodes_ended_but_the_head_knows_that_they_did() -> None:
     x, after = th.tensor([[0.0], [1.0], [-3.0]]), th.tensor([[1.0], [4.0], [2.0]])
-    data = Transitions(x, th.zeros(3, 1), th.zeros(3), after, th.tensor([0.0, 1.0, 0.0]))
     model = make()
-    model.learn_statistics(data)
-    assert (model.going_low.item(), model.going_high.item()) == (-3.0, 2.0)
+    model.learn_statistics(Transitions(x, th.zeros(3, 1), th.zeros(3), after, th.tensor([0.0, 1.0, 0.0])))
     assert (model.low.item(), model.high.item()) == (-3.0, 4.0)
-    with th.no_grad():  # a head that looks at nothing else
-        head = model.termination_head
-        for parameter in head.parameters():
-            parameter.zero_()
-        head.linears[0].weight[0, -1] = head.linears[1].weight[0, 0] = head.out.weight[0, 0] = 1.0
-        model.terminal_share.fill_(0.5)  # of no effect
-    std = model.input_std[0].item()
-    inside, edge, far, below = model.termination_logit(th.zeros(4, 1), th.tensor([[1.9], [2.0 + 0.025 * std], [9.0], [-9.0]]))
-    silu = lambda value: value / (1 + math.exp(-value))  # noqa: E731
-    assert inside.item() == 0 and edge.item() == pytest.approx(silu(silu(0.5)), rel=1e-3)
-    assert far.item() == pytest.approx(silu(silu(1.0)), rel=1e-5) and below.item() == pytest.approx(silu(silu(-1.0)), rel=1e-5)
+    assert (model.termination_head.low.item(), model.termination_head.high.item()) == (-3.0, 2.0)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.8])
@@ -541,9 +529,9 @@ def test_no_head_is_learnt_where_nothing_ends_or_the_rule_is_known() -> None:
         (make(), linear(200)),
         (make(termination_fn=lambda before, action, after: before["obs"][:, 0] > 0.5), ending(200, None)),
     ):
-        before = weights(model.termination_head)
+        before = [parameter.detach().clone() for parameter in model.termination_head.parameters()]
         fit_transitions(model, data, epochs=2)
-        assert equal(weights(model.termination_head), before)
+        assert all(map(th.equal, model.termination_head.parameters(), before))
         state = model.step(th.tensor([[0.0], [0.8]]), th.tensor([[0.0], [1.0]]), "expectation")
         assert state.deter[0, 1] == 1 and state.deter[1, 1] == float(model.termination_fn is None)
 
@@ -696,7 +684,7 @@ def test_fitting_to_a_data_set_is_fitting_to_its_steps() -> None:
     history = model.fit(data, 7, batch_size=16, seed=3)
     wanted = fit_transitions(other, fitting.transitions_of(other, data), 7, batch_size=16, seed=3)
     assert history.updates == wanted.updates == [4, 7] and equal(weights(model), weights(other))
-    assert model.terminal_share.item() == pytest.approx(4 / 80)
+    assert model.termination_head.share.item() == pytest.approx(4 / 80)
     assert model.as_env(seed=0).reset()[0].shape == (1,)  # from the episodes it was fitted to
     empty = data.episodes([])
     with pytest.raises(ValueError, match="The data set is empty"):
