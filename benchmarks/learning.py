@@ -1,8 +1,8 @@
 """
 Dreamer beside the best of Stable-Baselines3: environment steps and CPU seconds until a task is solved, suite by suite.
 
-``python benchmarks/learning.py --suite toy`` runs what is missing under ``benchmarks/results/<suite>``, as ``compare`` does,
-and prints a Markdown table. Dreamer's results are in ``<task>``, the others', whose runs have other lengths, in
+``python benchmarks/learning.py --suite toy`` runs what is missing under ``benchmarks/results/<suite>`` (seeds that were
+recorded with the same settings are not missing) and prints a Markdown table. Dreamer's results are in ``<task>``, the others', whose runs have other lengths, in
 ``<task>-<algorithm>``: evaluations, and statistics with settings, versions and processor. ``<task>/curves.png`` shows all of
 them. Every run has one torch thread. The suites are in ``suites.py``.
 
@@ -13,28 +13,26 @@ by the policy that explores, so ours are averaged likewise, over the episodes th
 
 import argparse
 import importlib.util
-import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from kept_results import join_results, read_results, record_training, same_training
 from shared import number, read_csv
 from suites import SUITES, Task
-from tasks import DMC_FRAME_SKIP
 
 from sb3_dreamer.compare import ComparisonError, compare
+from sb3_dreamer.compare.environments import env_name
 from sb3_dreamer.compare.plots import plot_curves
-from sb3_dreamer.compare.records import Episode, FinishedRun, RunSpec, read_episodes, read_rows, write_csv
-from sb3_dreamer.compare.settings import ALGORITHMS
+from sb3_dreamer.compare.records import FinishedRun, RunSpec
+from sb3_dreamer.compare.settings import ALGORITHMS, hyperparameters
 from sb3_dreamer.compare.summaries import summarize_runs
 
 RESULTS = Path(__file__).parent / "results"
-WINDOW = 10_000
-"""Frames over which returns of training are averaged, as the published curves are."""
 MARKS = (50_000, 100_000)
 """Frames at which they are put beside the published ones."""
-TRAINING_COLUMNS = ("algo", "seed", "frames", "training_return")
 INSTALL = {
     "Box2D": "gymnasium[box2d]",
     "dm_control": "sb3-dreamer[dmc]",
@@ -89,47 +87,39 @@ def run(task: Task, algo: str, out: Path, jobs: int = 1, seeds: int | None = Non
     :return: whether all runs have reached their end
     """
     training = task.algos[algo]
+    wanted = set(range(training.seeds if seeds is None else seeds))
+    given: dict[str, Any] = dict(
+        total_timesteps=training.total_timesteps,
+        eval_every=training.eval_every,
+        n_eval_episodes=task.n_eval_episodes,
+        env_kwargs=task.env_kwargs,
+    )
+    there = [] if overwrite else read_results(out)
+    # What another checkout has recorded stays, where its runs were the same; files of the runs are not kept with the source.
+    resolved = hyperparameters(algo, env_name(task.env_id), training.total_timesteps, training.hyperparams)
+    asked = RunSpec(task.env_id, algo=algo, seed=0, hyperparameters=resolved, device="cpu", out=out, **given)
+    elsewhere = [found for found in there if not found.spec.done_path.exists() and same_training(out, found.spec, asked)]
     # Seeds that have finished stay in the results, also when fewer are asked for.
-    finished = [] if overwrite else [there.spec.seed for there in read_results(out) if there.spec.done_path.exists()]
+    mine = wanted.union(found.spec.seed for found in there if found.spec.done_path.exists())
+    missing = sorted(mine - {found.spec.seed for found in elsewhere})
+    if not missing:
+        return True
     try:
         result = compare(
             task.env_id,
             algos=[algo],
-            seeds=sorted({*range(training.seeds if seeds is None else seeds), *finished}),
-            total_timesteps=training.total_timesteps,
+            seeds=missing,
             out=out,
-            eval_every=training.eval_every,
-            n_eval_episodes=task.n_eval_episodes,
             jobs=jobs,
             threshold=task.threshold,
-            env_kwargs=task.env_kwargs,
             hyperparams={algo: training.hyperparams},
             overwrite=overwrite,
+            **given,
         )
     finally:
+        join_results(out, elsewhere, task.threshold)
         record_training(out)
     return result.complete
-
-
-def read_results(out: Path) -> list[FinishedRun]:
-    """
-    What ``compare`` left in a folder, of which ``runs`` is not kept with the source.
-
-    :param out: the folder
-    :return: its finished runs, without the episodes of training
-    """
-    if not (out / "summary.json").exists():
-        return []
-    entries = json.loads((out / "summary.json").read_text())["algorithms"]
-    rows = read_rows(out / "results.csv")
-    runs = []
-    for algo, entry in entries.items():
-        settings = {key: value for key, value in entry["settings"].items() if key not in ("env", "defaults", "sb3_dreamer")}
-        for seed in entry["seeds"]:
-            spec = RunSpec(env_id=entry["settings"]["env"], algo=algo, seed=seed, out=out, **settings)
-            own = tuple(row for row in rows if (row.algo, row.seed) == (algo, seed))
-            runs.append(FinishedRun(spec, own, entry["n_parameters"], entry["versions"], entry["cpu_models"][0]))
-    return runs
 
 
 def read_task(out: Path, name: str, task: Task) -> dict[str, list[FinishedRun]]:
@@ -186,35 +176,6 @@ def table(out: Path, tasks: Mapping[str, Task], algos: Sequence[str]) -> str:
 
 def _value(value: float | None) -> str:
     return "-" if value is None else number(value, 2)
-
-
-def training_return(episodes: Iterable[Episode], frames: int) -> float | None:
-    """
-    :param episodes: those of one run's training
-    :param frames: an end of a window, in frames
-    :return: mean return of the episodes that ended within it
-    """
-    window = [e.episode_return for e in episodes if frames - WINDOW < e.timesteps * DMC_FRAME_SKIP <= frames]
-    return statistics.fmean(window) if window else None
-
-
-def record_training(out: Path) -> None:
-    """
-    Leave ``training.csv`` beside the results of a task of DeepMind Control: the returns of training, window by window.
-
-    :param out: the folder of the results
-    """
-    lines: list[tuple[str, int, int, float]] = []
-    for run in read_results(out):
-        if "DMC/" not in run.spec.env_id or not run.spec.episodes_path.exists():
-            continue
-        episodes = read_episodes(run.spec.episodes_path)
-        for frames in range(WINDOW, run.spec.total_timesteps * DMC_FRAME_SKIP + 1, WINDOW):
-            mean = training_return(episodes, frames)
-            if mean is not None:
-                lines.append((run.spec.algo, run.spec.seed, frames, mean))
-    if lines:
-        write_csv(out / "training.csv", TRAINING_COLUMNS, lines)
 
 
 def training_table(out: Path, tasks: Mapping[str, Task], algos: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,11 @@ def learning() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))  # it imports its neighbours, as a script does
         yield importlib.import_module("learning")
+
+
+@pytest.fixture(scope="module")
+def kept(learning: ModuleType) -> ModuleType:
+    return importlib.import_module("kept_results")
 
 
 def write_results(out: Path, runs: list[FinishedRun]) -> None:
@@ -114,13 +121,13 @@ def test_results_kept_with_the_source_are_read(learning: ModuleType) -> None:
     }
 
 
-def test_training_returns_by_hand(learning: ModuleType, tmp_path: Path) -> None:
+def test_training_returns_by_hand(learning: ModuleType, kept: ModuleType, tmp_path: Path) -> None:
     # A step is two frames: 20,000 steps are too early by a frame, 25,001 too late.
     ends = {20_000: 1.0, 20_001: 200.0, 24_500: 300.0, 25_000: 400.0, 25_001: 10_000.0}
     episodes = [Episode(timesteps, total, 500) for timesteps, total in ends.items()]
-    assert learning.training_return(episodes, 50_000) == 300.0
-    assert learning.training_return(episodes, 40_000) == 1.0
-    assert learning.training_return(episodes, 30_000) is None
+    assert kept.training_return(episodes, 50_000) == 300.0
+    assert kept.training_return(episodes, 40_000) == 1.0
+    assert kept.training_return(episodes, 30_000) is None
 
     runs = [finished("dreamer", seed, [0.0, 0.0], "tasks:DMC/cartpole_swingup", 25_000) for seed in (0, 1)]
     out = tmp_path / "cartpole_swingup"
@@ -154,6 +161,74 @@ def test_very_short_run_leaves_its_files(learning: ModuleType, tmp_path: Path, m
     written = found.spec.done_path.stat().st_mtime_ns
     assert learning.main(["--suite", "toy"], tmp_path) == 0
     assert found.spec.done_path.stat().st_mtime_ns == written  # nothing was missing
+
+
+@pytest.fixture
+def quick(learning: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A task learnt by SAC in 20 steps, whose results go into a folder: ``quick(folder, --option, ...)``."""
+    training = importlib.import_module("suites").Training(2, 20, 10, dict(learning_starts=100))
+    task = learning.Task("ContinuousPendulum-v0", -200, {"sac": training}, n_eval_episodes=1)
+
+    def run(out: Path, *options: str, **changes: Any) -> list[FinishedRun]:
+        other = dataclasses.replace(training, **changes)
+        monkeypatch.setitem(learning.SUITES, "toy", {"Quick": dataclasses.replace(task, algos={"sac": other})})
+        assert learning.main(["--suite", "toy", "--jobs", "1", *options], out) == 0
+        return learning.read_results(out / "toy" / "Quick-sac")
+
+    return run
+
+
+def test_seeds_that_were_run_elsewhere_stay(quick: Any, tmp_path: Path) -> None:
+    (first,) = quick(tmp_path, "--seeds", "1")
+    out = tmp_path / "toy" / "Quick-sac"
+    shutil.rmtree(out / "runs")  # another checkout, where the files of the runs are not
+    before = (out / "results.csv").read_bytes()
+    assert len(quick(tmp_path, "--seeds", "1")) == 1 and not (out / "runs").exists()
+    assert (out / "results.csv").read_bytes() == before
+    old, new = quick(tmp_path)
+    assert (
+        old.rows == first.rows
+        and old.details == first.details
+        and new.spec.seed == 1
+        and not old.spec.folder.exists()
+        and new.spec.done_path.exists()
+    )
+    assert [row.timesteps for row in new.rows] == [0, 10, 20]
+    summary = json.loads((out / "summary.json").read_text())["algorithms"]["sac"]
+    assert summary["seeds"] == [0, 1] and set(summary["runs"]) == {"0", "1"}
+    assert [run.rows for run in quick(tmp_path)] == [old.rows, new.rows]  # nothing is missing
+
+
+def test_what_was_run_with_other_settings_is_run_anew(quick: Any, kept: ModuleType, tmp_path: Path) -> None:
+    quick(tmp_path, "--seeds", "1")
+    out = tmp_path / "toy" / "Quick-sac"
+    shutil.rmtree(out / "runs")
+    (found,) = quick(tmp_path, "--seeds", "1", total_timesteps=30)
+    assert found.rows[-1].timesteps == 30 and found.spec.done_path.exists()
+    summary, spec = json.loads((out / "summary.json").read_text()), found.spec
+    assert kept.same_training(out, spec, dataclasses.replace(spec, seed=5))
+    assert not kept.same_training(out, spec, dataclasses.replace(spec, eval_every=5))
+    summary["algorithms"]["sac"]["settings"]["defaults"]["batch_size"] = 7  # it is another by now
+    write_json(out / "summary.json", summary)
+    assert not kept.same_training(out, spec, spec)
+    summary["algorithms"]["sac"]["settings"]["defaults"].update(batch_size=256, gone="an argument of then")
+    write_json(out / "summary.json", summary)
+    assert kept.same_training(out, spec, spec)
+
+
+def test_returns_of_training_that_were_recorded_elsewhere_stay(kept: ModuleType, tmp_path: Path) -> None:
+    runs = [finished("dreamer", seed, [0.0, 0.0], "tasks:DMC/cartpole_swingup", 25_000) for seed in (0, 1)]
+    write_results(tmp_path, runs)
+    (tmp_path / "training.csv").write_text("algo,seed,frames,training_return\ndreamer,0,50000,7.0\ndreamer,1,50000,8.0\n")
+    path = tmp_path / runs[1].spec.episodes_path
+    path.parent.mkdir(parents=True)
+    path.write_text("timesteps,return,length\n24500,9,500\n")
+    kept.record_training(tmp_path)
+    assert (tmp_path / "training.csv").read_text().split() == [
+        "algo,seed,frames,training_return",
+        "dreamer,0,50000,7.0",
+        "dreamer,1,50000,9.0",
+    ]
 
 
 def test_exploration_counts_cells_and_says_who_got_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
