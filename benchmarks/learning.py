@@ -1,10 +1,10 @@
 """
 Dreamer beside the best of Stable-Baselines3: environment steps and CPU seconds until a task is solved, suite by suite.
 
-``python benchmarks/learning.py --suite toy`` runs what is missing under ``benchmarks/results/<suite>`` (seeds that were
-recorded with the same settings are not missing) and prints a Markdown table. Dreamer's results are in ``<task>``, the others', whose runs have other lengths, in
-``<task>-<algorithm>``: evaluations, and statistics with settings, versions and processor. ``<task>/curves.png`` shows all of
-them. Every run has one torch thread. The suites are in ``suites.py``.
+``python benchmarks/learning.py --suite toy`` runs what is missing under ``benchmarks/results/<suite>`` and prints a Markdown
+table; seeds that were recorded with the same settings are not missing. Dreamer's results are in ``<task>``, the others',
+whose runs have other lengths, in ``<task>-<algorithm>``: evaluations, and statistics with settings, versions and processor.
+``<task>/curves.png`` shows all of them. Every run has one torch thread. The suites are in ``suites.py``.
 
 ``--suite dmc`` is measured against DreamerV3: ``results/dmc/published.csv`` holds the curves published with it (``scores`` of
 github.com/danijar/dreamerv3; mean, standard deviation and number of seeds every 10,000 frames). They are returns of training,
