@@ -10,8 +10,8 @@ from conftest import Clock, tiny_dreamer, weights_of
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_dreamer import Dreamer
+from sb3_dreamer.behaviour.curiosity import Disagreement
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
-from sb3_dreamer.dreamer.exploration import Disagreement
 from sb3_dreamer.world_models import MLPWorldModel
 
 
@@ -110,10 +110,10 @@ def test_curiosity_and_task_have_critics_and_ranges_of_their_own() -> None:
     before = weights_of(model)
     model.learn(120)
     after = model.policy.state_dict()
-    for name in ("explorer.disagreement.hidden.0.weight", "explorer.critic.net", "critic.net", "actor.trunk"):
+    for name in ("explorer.curiosity.hidden.0.weight", "explorer.critic.net", "critic.net", "actor.trunk"):
         changed = [not th.equal(before[key], after[key]) for key in before if key.startswith(name) and "bins" not in key]
         assert changed and any(changed), name
-    assert 0 < float(model.policy.explorer.high) < 1.0  # the range of curiosity has no floor of 1, as the task's has
+    assert 0 < float(model.policy.explorer.range.high) < 1.0  # the range of curiosity has no floor of 1, as the task's has
     slow, fast = model.policy.explorer.slow_critic.state_dict(), model.policy.explorer.critic.state_dict()
     assert any(not th.equal(slow[name], fast[name]) for name in slow)
     assert {group["name"] for group in model.policy.optimizer.param_groups} == {
@@ -157,10 +157,10 @@ def test_curiosity_alone_knows_no_reward() -> None:
         for parameter in model.critic.parameters():
             parameter.data.mul_(factor)
         th.manual_seed(0)
-        low, high = model.policy.explorer.low.clone(), model.policy.explorer.high.clone()
+        low, high = model.policy.explorer.range.low.clone(), model.policy.explorer.range.high.clone()
         loss, _, _ = model._imagined_losses(starts, {})
-        model.policy.explorer.low.copy_(low)
-        model.policy.explorer.high.copy_(high)
+        model.policy.explorer.range.low.copy_(low)
+        model.policy.explorer.range.high.copy_(high)
         gradients.append(th.autograd.grad(loss, list(model.actor.parameters())))
     for one, other in zip(*gradients, strict=True):
         assert th.allclose(one, other, atol=1e-6)
@@ -226,11 +226,11 @@ def test_the_unit_of_rewards_is_that_of_the_new_task(kwargs: dict[str, Any]) -> 
 
 
 def test_adapting_leaves_the_callers_arguments_alone() -> None:
-    given = dict(size="debug", disagreement_kwargs=dict(units=8))
+    given = dict(size="debug", curiosity_kwargs=dict(units=8))
     model = explorer(policy_kwargs=given)
     model.learn(60)
     model.adapt(1)
-    assert given == dict(size="debug", disagreement_kwargs=dict(units=8)) and "disagreement_kwargs" not in model.policy_kwargs
+    assert given == dict(size="debug", curiosity_kwargs=dict(units=8)) and "curiosity_kwargs" not in model.policy_kwargs
 
 
 def test_what_is_not_finite_does_not_spoil_the_scales() -> None:
@@ -254,12 +254,12 @@ def test_a_task_that_gives_something_else_changes_nothing() -> None:
 
 
 def test_round_trip(tmp_path: pathlib.Path) -> None:
-    model = explorer(policy_kwargs=dict(size="debug", disagreement_kwargs=dict(members=3, units=5)))
+    model = explorer(policy_kwargs=dict(size="debug", curiosity_kwargs=dict(members=3, units=5)))
     model.learn(60)
     model.save(tmp_path / "model")
     for trusted in (True, False):
         loaded = Dreamer.load(tmp_path / "model", device="cpu", trusted=trusted)
-        assert loaded.policy.explorer.disagreement.members == 3
+        assert loaded.policy.explorer.curiosity.members == 3
         for name, value in model.policy.state_dict().items():
             assert th.equal(value, loaded.policy.state_dict()[name]), name
 
@@ -271,7 +271,7 @@ def test_what_is_reconstructed_badly_is_another_curiosity(env: str, tmp_path: pa
     model.learn(60)
     names = {group["name"] for group in model.policy.optimizer.param_groups}
     assert names == {"world_model", "actor", "critic", "autoencoder", "exploration_critic"}
-    for name in ("explorer.autoencoder.encoder", "explorer.autoencoder.decoder", "explorer.critic.net"):
+    for name in ("explorer.curiosity.encoder", "explorer.curiosity.decoder", "explorer.critic.net"):
         changed = [not th.equal(before[key], value) for key, value in weights_of(model).items() if key.startswith(name)]
         assert changed and any(changed), name
     assert {"autoencoder_loss", "curiosity"} <= model._metrics.take().keys()
@@ -288,15 +288,15 @@ def test_what_is_reconstructed_badly_is_another_curiosity(env: str, tmp_path: pa
         (dict(exploration="curiosity"), "exploration"),
         (
             dict(exploration="reconstruction", policy_kwargs=dict(size="debug", world_model_class=MLPWorldModel)),
-            'exploration="reconstruction" is about deterministic states, of which MLPWorldModel has none',
+            "exploration='reconstruction' is about deterministic states, of which MLPWorldModel has none",
         ),
         (
-            dict(exploration="reconstruction", policy_kwargs=dict(size="debug", disagreement_kwargs=dict(members=2))),
-            "disagreement_kwargs",
+            dict(exploration="reconstruction", policy_kwargs=dict(size="debug", curiosity_kwargs=dict(members=2))),
+            "curiosity_kwargs",
         ),
         (dict(intrinsic_coef=-1.0), "intrinsic_coef"),
         (dict(extrinsic_coef=float("nan")), "extrinsic_coef"),
-        (dict(exploration=None, policy_kwargs=dict(size="debug", disagreement_kwargs=dict(members=2))), "disagreement_kwargs"),
+        (dict(exploration=None, policy_kwargs=dict(size="debug", curiosity_kwargs=dict(members=2))), "curiosity_kwargs"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(kwargs: dict[str, Any], message: str) -> None:

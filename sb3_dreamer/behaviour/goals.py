@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch as th
 import torch.nn as nn
 
+from sb3_dreamer.behaviour.curiosity import Curiosity
 from sb3_dreamer.common.distributions import OneHotCategorical, OneHotGroups
 from sb3_dreamer.common.math import random_like
 from sb3_dreamer.common.networks import MLP, Norm
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
-
-CURIOSITY_FLOOR = 1e-4
-"""Least range of the returns of curiosity: what is less is noise."""
-
-
-class Curiosity(nn.Module, ABC):
-    """What says how much there is to discover in imagined states, and learns it from replayed ones."""
-
-    @abstractmethod
-    def loss(self, batch: SequenceBatch, posterior: LatentState) -> th.Tensor:
-        """
-        :param batch: the replayed batch
-        :param posterior: its states, ``(B, T, ...)``, which do not learn from it
-        :return: scalar
-        """
-
-    @abstractmethod
-    def reward(self, rollout: ImaginedRollout) -> th.Tensor:
-        """
-        :param rollout: N dreams of H steps
-        :return: what each state is worth, given with the state as rewards are, ``(N, H + 1)``; the first is never used
-        """
 
 
 class AdaptiveWeight(nn.Module):
@@ -82,6 +61,8 @@ class GoalAutoencoder(Curiosity):
     :param norm: kind of normalisation
     :param kl_share: the KL wanted, as a share of its maximum (published: 10 nats of 8 ln 8)
     """
+
+    name: ClassVar[str] = "autoencoder"
 
     def __init__(
         self,

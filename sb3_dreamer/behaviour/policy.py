@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch as th
 import torch.nn as nn
@@ -11,13 +11,30 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_dreamer.behaviour.curiosity import Curiosity, Disagreement, StateEntropy
+from sb3_dreamer.behaviour.goals import GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Critic
+from sb3_dreamer.common.arguments import constructor_arguments
 from sb3_dreamer.common.averaging import AveragedModelPolicy, Followers
 from sb3_dreamer.common.extractors import ExtractorEncoder
 from sb3_dreamer.common.networks import Norm
 from sb3_dreamer.common.world_model import WorldModel, check_model_arguments
-from sb3_dreamer.world_models import ModelSize, StandaloneWorldModel
+from sb3_dreamer.world_models import RSSM, ModelSize, StandaloneWorldModel
 from sb3_dreamer.world_models.sizes import get_size
+
+Exploration = Literal["plan2explore", "reconstruction", "state_entropy"]
+"""What is worth exploring: see the three classes of :class:`~sb3_dreamer.behaviour.curiosity.Curiosity`."""
+
+
+def check_exploration(exploration: str | None, *others: None) -> None:
+    """
+    :param exploration: the argument
+    :param others: what else it may be
+    :raises ValueError: it is none of these
+    """
+    known = (*get_args(Exploration), *others)
+    if exploration not in known:
+        raise ValueError(f"exploration must be one of {', '.join(map(repr, known))}, got {exploration!r}.")
 
 
 class ImaginationPolicy(AveragedModelPolicy):
@@ -74,6 +91,34 @@ class ImaginationPolicy(AveragedModelPolicy):
         if isinstance(model, StandaloneWorldModel):
             model.attach(self.observation_codec, self.action_codec)
         return model
+
+    def _new_curiosity(self, exploration: Exploration, kwargs: dict[str, Any] | None) -> Curiosity:
+        """
+        :param exploration: which one
+        :param kwargs: its arguments, over what follows from the world model
+        :raises ValueError: it is about deterministic states, and the world model has none
+        """
+        check_exploration(exploration)
+        model, given = self.world_model, kwargs or {}
+        kind = {"plan2explore": Disagreement, "reconstruction": GoalAutoencoder, "state_entropy": StateEntropy}[exploration]
+        accepted, _ = constructor_arguments(kind)
+        free = [name for name in accepted if name != "decode" and not name.endswith("_size")]  # the rest is the model's
+        unknown = [name for name in given if name not in free]
+        if unknown:
+            raise ValueError(
+                f"curiosity_kwargs has {', '.join(map(repr, unknown))}, but {exploration!r} takes {', '.join(free)}."
+            )
+        widths: dict[str, Any] = {"units": self._sizes.units, "layers": self._sizes.layers}
+        if exploration == "plan2explore":
+            return Disagreement(model.feat_size, self.action_codec.size, model.stoch_size, **{**widths, **given})
+        if exploration == "state_entropy":
+            return StateEntropy(model.decode, sum(key.size for key in self.observation_codec.keys), **given)
+        if not isinstance(model, RSSM):
+            raise ValueError(
+                f"exploration={exploration!r} is about deterministic states, of which {type(model).__name__} has none: "
+                "use an RSSM."
+            )
+        return GoalAutoencoder(model.deter_size, **{**widths, "norm": self._norm, **given})
 
     def _make_encoder(self, extractor_class: type[BaseFeaturesExtractor], kwargs: dict[str, Any] | None) -> ExtractorEncoder:
         extractor = extractor_class(self.observation_space, **(kwargs or {}))

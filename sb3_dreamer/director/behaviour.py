@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
-from sb3_dreamer.behaviour.goals import CURIOSITY_FLOOR
+from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
 from sb3_dreamer.behaviour.losses import critic_loss, dynamics_actor_loss, reinforce_actor_loss
 from sb3_dreamer.behaviour.networks import Critic, ReturnRange
 from sb3_dreamer.common.distributions import ActionDistribution
@@ -44,6 +44,7 @@ class DirectorLosses(ImaginationAlgorithm):
 
     policy: DirectorPolicy
     goal_steps: int
+    worker_intrinsic_coef: float
 
     def _imagine(self, starts: LatentState) -> Blocks:
         """
@@ -105,13 +106,17 @@ class DirectorLosses(ImaginationAlgorithm):
         return worker_loss + manager_loss, worker_value_loss + manager_value_loss
 
     def _worker_losses(self, blocks: Blocks, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
-        """The worker is to come near the goal, and nothing else: it never hears of the task's reward."""
+        """The worker is to come near the goal, and to see what is new if asked to: it never hears of the task's reward."""
         policy = self.policy
         goals = blocks.goals.unsqueeze(2).expand(-1, -1, self.goal_steps + 1, -1)  # (N, M, K + 1, D)
         pursuing = th.cat([blocks.states.feat, goals], dim=-1)
         critic = policy.worker_critic(pursuing)
         with th.set_grad_enabled(self._through_dynamics):
             reward = max_cosine(blocks.states.deter, goals)
+            if self.worker_intrinsic_coef > 0:
+                novelty = self._novelty(blocks)
+                usual = policy.usual_novelty.update(novelty[..., 1:].mean().detach())
+                reward = reward + self.worker_intrinsic_coef * novelty / usual.clamp_min(CURIOSITY_FLOOR)
             value = critic.mean
             returns = worker_returns(reward, blocks.discount, value, self.return_lambda)
         scale = policy.worker_range.update(returns)
@@ -139,11 +144,17 @@ class DirectorLosses(ImaginationAlgorithm):
         )
         return actor_loss, value_loss
 
+    def _novelty(self, blocks: Blocks) -> th.Tensor:
+        """:return: of each state, that of a block's first is not used, ``(N, M, K + 1)``"""
+        flat = ImaginedRollout(blocks.states.map(lambda x: x.flatten(0, 1)), blocks.actions.flatten(0, 1))
+        return self.policy.curiosity.reward(flat).unflatten(0, blocks.actions.shape[:2])
+
     def _manager_losses(self, blocks: Blocks, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
-        """The manager's steps are blocks; its rewards are the task's, and what the autoencoder cannot reconstruct."""
+        """The manager's steps are blocks; its rewards are the task's, and what is new."""
         policy, states = self.policy, blocks.states
         with th.no_grad():
-            task_reward, novelty = self.world_model.predict_reward(states), policy.autoencoder.error(states.deter)
+            task_reward = self.world_model.predict_reward(states)
+            novelty = self._novelty(blocks)
         critics = (policy.manager_critic, policy.slow_manager_critic, policy.task_range)
         for_task, task_loss = self._manager_advantage("task", blocks, task_reward, *critics, 1.0, metrics)
         critics = (policy.novelty_critic, policy.slow_novelty_critic, policy.novelty_range)

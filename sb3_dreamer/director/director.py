@@ -9,6 +9,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_dreamer.behaviour.policy import Exploration, check_exploration
 from sb3_dreamer.common.arguments import check_numbers
 from sb3_dreamer.director.behaviour import DirectorLosses
 from sb3_dreamer.director.policies import CnnPolicy, DirectorPolicy, MlpPolicy, MultiInputPolicy
@@ -46,6 +47,11 @@ class Director(DirectorLosses):
     :param imagination_starts: replayed states from which a batch imagines, drawn at random; None for all of them
     :param intrinsic_coef: weight of novelty's returns in the manager's advantage, in units of their range
     :param extrinsic_coef: weight of the task's returns there, in units of theirs
+    :param exploration: what novelty is: ``"reconstruction"``, what the autoencoder reconstructs badly, as in the paper, or
+        ``"plan2explore"`` or ``"state_entropy"`` as :class:`~sb3_dreamer.dreamer.Dreamer`'s
+    :param worker_intrinsic_coef: weight of novelty in the worker's reward, in units of its usual value, beside the goal's,
+        which is at most 1 a step: goals are states that have been seen, and with novelty the worker goes beyond them; 0, as in
+        the paper, for goals alone
     :param manager_entropy: entropy that the manager keeps, as a share of the largest; a weight that adapts sees to it
     :param actor_gradient: the worker's: ``"reinforce"``, ``"dynamics"`` (through the imagined dynamics), or ``"auto"``:
         dynamics for continuous actions, reinforce for discrete ones. The manager's is always REINFORCE's
@@ -108,6 +114,8 @@ class Director(DirectorLosses):
         imagination_starts: int | None = 64,
         intrinsic_coef: float = 0.1,
         extrinsic_coef: float = 1.0,
+        exploration: Exploration = "reconstruction",
+        worker_intrinsic_coef: float = 0.0,
         manager_entropy: float = 0.5,
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
         ent_coef: float | Literal["auto"] = 3e-3,
@@ -137,6 +145,8 @@ class Director(DirectorLosses):
         self.imagination_starts = imagination_starts
         self.intrinsic_coef = intrinsic_coef
         self.extrinsic_coef = extrinsic_coef
+        self.exploration = exploration
+        self.worker_intrinsic_coef = worker_intrinsic_coef
         self.manager_entropy = manager_entropy
         self.actor_gradient = actor_gradient
         self.ent_coef = ent_coef
@@ -175,7 +185,8 @@ class Director(DirectorLosses):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_numbers(self, whole=("goal_steps",), real=("manager_entropy",), minimum=0)
+        check_numbers(self, whole=("goal_steps",), real=("manager_entropy", "worker_intrinsic_coef"), minimum=0)
+        check_exploration(self.exploration)
         if self.goal_steps < 1:
             raise ValueError(f"goal_steps must be at least 1, got {self.goal_steps}.")
         if not 0 < self.manager_entropy < 1:
@@ -187,7 +198,7 @@ class Director(DirectorLosses):
             )
 
     def _policy_arguments(self) -> dict[str, Any]:
-        own = dict(goal_steps=self.goal_steps, manager_entropy=self.manager_entropy)
+        own = dict(goal_steps=self.goal_steps, manager_entropy=self.manager_entropy, exploration=self.exploration)
         return {**super()._policy_arguments(), **own}
 
     # ---- learning
@@ -217,6 +228,9 @@ class Director(DirectorLosses):
                 # Goals: name the states found by codes
                 goal_loss = policy.autoencoder.loss(batch, posterior)
                 metrics.update(goal_loss=goal_loss, goal_kl_weight=policy.autoencoder.kl_weight.weight.clone())
+                if policy.explorer is not None:
+                    metrics[f"{policy.explorer.name}_loss"] = policy.explorer.loss(batch, posterior)
+                    goal_loss = goal_loss + metrics[f"{policy.explorer.name}_loss"]
 
                 # Behaviour: imagine from the states, goal by goal
                 losses_of_behaviour = () if model_alone else self._behaviour_losses(posterior, metrics)

@@ -12,9 +12,10 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_dreamer.behaviour.curiosity import Curiosity, UsualValue
 from sb3_dreamer.behaviour.goals import AdaptiveWeight, GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Actor, ReturnRange
-from sb3_dreamer.behaviour.policy import ImaginationPolicy
+from sb3_dreamer.behaviour.policy import Exploration, ImaginationPolicy
 from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
@@ -33,6 +34,7 @@ class DirectorPolicy(ImaginationPolicy):
     :param gamma: discount factor
     :param goal_steps: K, steps for which a goal is pursued
     :param manager_entropy: entropy wanted of the manager, as a share of the largest
+    :param exploration: what novelty is, the algorithm's argument
     :param size: widths and depths: a name of :data:`~sb3_dreamer.world_models.SIZES` or a ModelSize
     :param latent: ``"categorical"`` or ``"gaussian"``; None for the latter
     :param world_model_class: an :class:`~sb3_dreamer.world_models.RSSM`, whose deterministic states goals are
@@ -42,6 +44,7 @@ class DirectorPolicy(ImaginationPolicy):
     :param normalize_images: divide images by 255; False for pictures that are floats between 0 and 1 already
     :param actor_kwargs: the worker's: ``min_std``, ``max_std`` (continuous actions), ``unimix`` (discrete ones)
     :param goal_kwargs: the autoencoder's: ``code`` (groups, classes), ``units``, ``layers``, ``kl_share``
+    :param curiosity_kwargs: as :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`'s, but for "reconstruction"
     :param precision: ``"fp32"``, or ``"bf16"`` for updates with matrix products and convolutions in bfloat16
     :param compile: compile the unrolls of the world model with ``torch.compile``
     :param optimizer_class: optimizer of all networks
@@ -59,6 +62,7 @@ class DirectorPolicy(ImaginationPolicy):
         gamma: float = 0.99,
         goal_steps: int = 8,
         manager_entropy: float = 0.5,
+        exploration: Exploration = "reconstruction",
         size: str | ModelSize = "toy",
         latent: Literal["categorical", "gaussian"] | None = None,
         world_model_class: type[RSSM] = RSSM,
@@ -68,6 +72,7 @@ class DirectorPolicy(ImaginationPolicy):
         normalize_images: bool = True,
         actor_kwargs: dict[str, Any] | None = None,
         goal_kwargs: dict[str, Any] | None = None,
+        curiosity_kwargs: dict[str, Any] | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -79,6 +84,7 @@ class DirectorPolicy(ImaginationPolicy):
             gamma=gamma,
             goal_steps=goal_steps,
             manager_entropy=manager_entropy,
+            exploration=exploration,
             size=size,
             latent=latent,
             world_model_class=world_model_class,
@@ -88,6 +94,7 @@ class DirectorPolicy(ImaginationPolicy):
             normalize_images=normalize_images,
             actor_kwargs=actor_kwargs,
             goal_kwargs=goal_kwargs,
+            curiosity_kwargs=curiosity_kwargs,
             precision=precision,
             compile=compile,
             optimizer_class=optimizer_class,
@@ -108,6 +115,11 @@ class DirectorPolicy(ImaginationPolicy):
         model, units, layers, norm = self.world_model, self._sizes.units, self._sizes.layers, self._norm
         given = {"units": units, "layers": layers, "norm": norm, **(goal_kwargs or {})}
         self.autoencoder = GoalAutoencoder(model.deter_size, **given)
+        self.explorer: Curiosity | None = None
+        if exploration != "reconstruction":
+            self.explorer = self._new_curiosity(exploration, curiosity_kwargs)
+        elif curiosity_kwargs:
+            raise ValueError('curiosity_kwargs need another exploration than "reconstruction", whose are goal_kwargs.')
         pursuing = model.feat_size + model.deter_size
         code_size, choices = self.autoencoder.groups.size, self.autoencoder.choices
         self.manager = Actor(model.feat_size, code_size, choices, units, layers, norm)
@@ -120,6 +132,7 @@ class DirectorPolicy(ImaginationPolicy):
         self.slow_worker_critic = frozen_copy(self.worker_critic)
         self.manager_ent = AdaptiveWeight(1e-2, manager_entropy * self.autoencoder.max_entropy, rises_above=False)
         self.task_range, self.novelty_range, self.worker_range = ReturnRange(), ReturnRange(), ReturnRange()
+        self.usual_novelty = UsualValue()
 
         self.average_autoencoder = frozen_copy(self.autoencoder)
         self.average_manager, self.average_worker = frozen_copy(self.manager), frozen_copy(self.worker)
@@ -140,7 +153,15 @@ class DirectorPolicy(ImaginationPolicy):
     def trained_modules(self) -> dict[str, nn.Module]:
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
         names = ("world_model", "autoencoder", "manager", "worker", "manager_critic", "novelty_critic", "worker_critic")
-        return {name: self.get_submodule(name) for name in names}
+        modules: dict[str, nn.Module] = {name: self.get_submodule(name) for name in names}
+        if self.explorer is not None and list(self.explorer.parameters()):
+            modules[self.explorer.name] = self.explorer
+        return modules
+
+    @property
+    def curiosity(self) -> Curiosity:
+        """What novelty is."""
+        return self.autoencoder if self.explorer is None else self.explorer
 
     # ---- acting
 

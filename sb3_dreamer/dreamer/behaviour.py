@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch as th
 
 from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
-from sb3_dreamer.behaviour.goals import CURIOSITY_FLOOR
+from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
 from sb3_dreamer.behaviour.losses import (
     critic_loss,
     dynamics_actor_loss,
@@ -15,7 +15,7 @@ from sb3_dreamer.behaviour.losses import (
     reinforce_actor_loss,
     replay_returns,
 )
-from sb3_dreamer.behaviour.networks import Actor, Critic, track_range
+from sb3_dreamer.behaviour.networks import Actor, Critic
 from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.dreamer.exploration import Explorer
@@ -158,7 +158,7 @@ class BehaviourLosses(ImaginationAlgorithm):
         with th.set_grad_enabled(self._through_dynamics):
             reward = explorer.curiosity.reward(rollout)
             returns, _ = imagined_returns(reward, discount, critic.mean, self.return_lambda)
-        scale = track_range(explorer.low, explorer.high, returns, 0.01, CURIOSITY_FLOOR)
+        scale = explorer.range.update(returns, CURIOSITY_FLOOR)
         task_share, share = self.extrinsic_coef / task.scale, self.intrinsic_coef / scale
         both = Wanted(
             task_share * task.returns + share * returns,

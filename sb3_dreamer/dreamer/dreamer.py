@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger
 
+from sb3_dreamer.behaviour.policy import Exploration, check_exploration
 from sb3_dreamer.common.arguments import check_numbers, check_whole
 from sb3_dreamer.common.sequence_buffer import RewardFn
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
@@ -65,7 +66,9 @@ class Dreamer(BehaviourLosses):
     :param exploration: ``"plan2explore"`` to be rewarded, in imagination, for what several predictions of the next latent
         state disagree on (Sekar et al. 2020, https://arxiv.org/abs/2005.05960), beside the task's reward;
         ``"reconstruction"`` for what an autoencoder of the states reconstructs badly, which is the novelty of
-        :class:`~sb3_dreamer.director.Director` without its hierarchy; None for the task alone
+        :class:`~sb3_dreamer.director.Director` without its hierarchy; ``"state_entropy"`` for what is far from the states
+        seen (Liu and Abbeel 2021, https://arxiv.org/abs/2103.04551), which lasts where nothing is hard to predict; None for
+        the task alone
     :param intrinsic_coef: weight of the returns of curiosity, in units of their range
     :param extrinsic_coef: weight of the task's returns, in units of theirs, while exploring; 0 to explore without a task,
         which :meth:`adapt` makes good afterwards
@@ -127,7 +130,7 @@ class Dreamer(BehaviourLosses):
         slow_critic_rate: float = 0.02,
         replay_value_scale: float = 0.3,
         evaluation_rate: float | None = 0.002,
-        exploration: Literal["plan2explore", "reconstruction"] | None = None,
+        exploration: Exploration | None = None,
         intrinsic_coef: float = 1.0,
         extrinsic_coef: float = 1.0,
         random_warmup: bool = True,
@@ -187,15 +190,10 @@ class Dreamer(BehaviourLosses):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         check_numbers(self, real=("replay_value_scale",))
-        if self.exploration not in (None, "plan2explore", "reconstruction"):
-            raise ValueError(f"exploration must be 'plan2explore', 'reconstruction' or None, got {self.exploration!r}.")
+        check_exploration(self.exploration, None)
 
     def _policy_arguments(self) -> dict[str, Any]:
-        kinds: dict[str | None, dict[str, Any]] = {
-            "plan2explore": dict(explores=True),
-            "reconstruction": dict(explores="reconstruction"),
-        }
-        exploring = kinds.get(self.exploration, {})
+        exploring = {} if self.exploration is None else dict(exploration=self.exploration)
         return {**super()._policy_arguments(), **exploring}
 
     def _create_aliases(self) -> None:
@@ -229,7 +227,7 @@ class Dreamer(BehaviourLosses):
                 # What exploring is rewarded for: predictions that learn from the states, not these from them
                 if policy.explorer is not None:
                     curiosity_loss = policy.explorer.curiosity.loss(batch, posterior)
-                    metrics[f"{policy.explorer.name}_loss"] = curiosity_loss
+                    metrics[f"{policy.explorer.curiosity.name}_loss"] = curiosity_loss
                     model_loss = model_loss + curiosity_loss
 
                 # Behaviour: imagine from the states found, raise the returns, and learn to predict them
@@ -285,7 +283,7 @@ class Dreamer(BehaviourLosses):
             self.policy.world_model.renew_reward_scale(th.as_tensor(rewards, device=self.device))
         if self.exploration is not None:
             self.exploration = None
-            kept = {name: value for name, value in self.policy_kwargs.items() if name != "disagreement_kwargs"}
+            kept = {name: value for name, value in self.policy_kwargs.items() if name != "curiosity_kwargs"}
             self.policy_kwargs = kept  # the dictionary before is the caller's
             self.policy.stop_exploring()
             self._create_aliases()

@@ -10,13 +10,12 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_dreamer.behaviour.goals import GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Actor, track_range
-from sb3_dreamer.behaviour.policy import ImaginationPolicy
+from sb3_dreamer.behaviour.policy import Exploration, ImaginationPolicy
 from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.dreamer.exploration import Disagreement, Explorer
+from sb3_dreamer.dreamer.exploration import Explorer
 from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
 
 
@@ -39,9 +38,10 @@ class DreamerPolicy(ImaginationPolicy):
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide images by 255; False for pictures that are floats between 0 and 1 already
     :param actor_kwargs: ``min_std``, ``max_std`` (continuous actions), ``unimix`` (discrete ones)
-    :param explores: have what Plan2Explore needs (True), or a goal autoencoder (``"reconstruction"``); the algorithm's
-        ``exploration`` decides
-    :param disagreement_kwargs: ``members``, ``units``, ``layers`` of the networks whose disagreement is explored
+    :param exploration: what is worth exploring, the algorithm's argument
+    :param curiosity_kwargs: of what is explored: ``members``, ``units``, ``layers`` (``"plan2explore"``), the arguments of
+        :class:`~sb3_dreamer.behaviour.goals.GoalAutoencoder` (``"reconstruction"``), ``particles``, ``neighbours``
+        (``"state_entropy"``)
     :param precision: ``"fp32"``, or ``"bf16"`` for updates with matrix products and convolutions in bfloat16: weights,
         states, normalisations, distributions and losses stay in float32. Faster where networks are not tiny, on GPUs and
         on CPUs with such instructions (``avx512_bf16``, ``amx_bf16``)
@@ -65,8 +65,8 @@ class DreamerPolicy(ImaginationPolicy):
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
         actor_kwargs: dict[str, Any] | None = None,
-        explores: bool | Literal["reconstruction"] = False,
-        disagreement_kwargs: dict[str, Any] | None = None,
+        exploration: Exploration | None = None,
+        curiosity_kwargs: dict[str, Any] | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         compile: bool = False,
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
@@ -84,8 +84,8 @@ class DreamerPolicy(ImaginationPolicy):
             features_extractor_kwargs=features_extractor_kwargs,
             normalize_images=normalize_images,
             actor_kwargs=actor_kwargs,
-            explores=explores,
-            disagreement_kwargs=disagreement_kwargs,
+            exploration=exploration,
+            curiosity_kwargs=curiosity_kwargs,
             precision=precision,
             compile=compile,
             optimizer_class=optimizer_class,
@@ -104,12 +104,10 @@ class DreamerPolicy(ImaginationPolicy):
         self.actor, self.critic = self._new_actor(), self._new_critic()
         self.slow_critic = frozen_copy(self.critic)
         self.explorer: Explorer | None = None
-        if explores not in (False, True, "reconstruction"):
-            raise ValueError(f"explores must be False, True or 'reconstruction', got {explores!r}.")
-        if explores:
-            self.explorer = self._new_explorer(explores, disagreement_kwargs)
-        if disagreement_kwargs and explores is not True:
-            raise ValueError('disagreement_kwargs need exploration="plan2explore".')
+        if exploration is not None:
+            self.explorer = Explorer(self._new_curiosity(exploration, curiosity_kwargs), self._new_critic())
+        elif curiosity_kwargs:
+            raise ValueError("curiosity_kwargs need an exploration.")
         self.average_actor = frozen_copy(self.actor)
         self._slow = self._list_slow()
         self._keep_averages((self.average_actor, self.actor))
@@ -124,25 +122,13 @@ class DreamerPolicy(ImaginationPolicy):
         given: dict[str, Any] = self._constructor["actor_kwargs"] or {}
         return Actor(self.world_model.feat_size, size, classes, self._sizes.units, self._sizes.layers, self._norm, **given)
 
-    def _new_explorer(self, kind: bool | str, disagreement_kwargs: dict[str, Any] | None) -> Explorer:
-        model, sizes = self.world_model, self._sizes
-        if kind == "reconstruction":
-            if not isinstance(model, RSSM):
-                raise ValueError(
-                    f'exploration="reconstruction" is about deterministic states, of which {type(model).__name__} has none: '
-                    "use an RSSM."
-                )
-            autoencoder = GoalAutoencoder(model.deter_size, units=sizes.units, layers=sizes.layers, norm=self._norm)
-            return Explorer("autoencoder", autoencoder, self._new_critic())
-        given = {"units": sizes.units, "layers": sizes.layers, **(disagreement_kwargs or {})}
-        disagreement = Disagreement(model.feat_size, self.action_codec.size, model.stoch_size, **given)
-        return Explorer("disagreement", disagreement, self._new_critic())
-
     def trained_modules(self) -> dict[str, nn.Module]:
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
         modules: dict[str, nn.Module] = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
         if self.explorer is not None:
-            modules.update({self.explorer.name: self.explorer.curiosity, "exploration_critic": self.explorer.critic})
+            modules["exploration_critic"] = self.explorer.critic
+            if list(self.explorer.curiosity.parameters()):
+                modules[self.explorer.curiosity.name] = self.explorer.curiosity
         return modules
 
     def _list_slow(self) -> Followers:
@@ -154,7 +140,7 @@ class DreamerPolicy(ImaginationPolicy):
     def stop_exploring(self) -> None:
         """Forget what exploring has learnt, and actor and critic with it: they begin anew. The world model stays."""
         self.explorer = None
-        self._constructor.update(explores=False, disagreement_kwargs=None)
+        self._constructor.update(exploration=None, curiosity_kwargs=None)
         for module, fresh in ((self.actor, self._new_actor()), (self.critic, self._new_critic())):
             module.load_state_dict(fresh.state_dict())
         self.slow_critic.load_state_dict(self.critic.state_dict())

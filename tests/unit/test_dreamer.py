@@ -110,7 +110,7 @@ def test_no_default_of_ours_leaks_into_the_published_settings() -> None:
     assert arguments == set(DREAMER_V3)
     policy = set(inspect.signature(Dreamer.policy_aliases["MlpPolicy"].__init__).parameters)
     policy -= {"self", "observation_space", "action_space", "lr_schedule", "gamma", "world_model_class"}
-    policy -= {"explores", "disagreement_kwargs"}
+    policy -= {"exploration", "curiosity_kwargs"}
     policy -= {"features_extractor_class", "features_extractor_kwargs", "normalize_images"}  # SB3's, None and True
     assert policy == set(DREAMER_V3["policy_kwargs"])
 
