@@ -1,17 +1,17 @@
 """
-How much of a task is seen, and who finds a reward that is hard to find: Dreamer with Plan2Explore, without it, and chance.
+How much of a task is seen, and who finds a reward that is hard to find: Dreamer and Director, curious or not, and chance.
 
 ``python benchmarks/exploration.py [--tasks TASK ...] [--methods METHOD ...] [--seeds N ...]`` runs what is missing, records it
 in ``benchmarks/results/exploration/<task>.csv`` and prints tables. A state is a cell of 20 x 20, in angle or position and
-velocity; what training has visited counts. ``plan2explore`` is told no reward; ``plan2explore, task`` is curious beside it.
-Evaluations are of 10 episodes, deterministic. One torch thread.
+velocity, or in both coordinates of the maze; what training has visited counts. ``plan2explore`` is told no reward;
+``plan2explore, task`` is curious beside it. Evaluations are of 10 episodes (50 in the maze), deterministic. One torch thread.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_dreamer import Dreamer
+from sb3_dreamer import Director, Dreamer
 from sb3_dreamer.compare.evaluation import EVAL_SEED, preserved_random_state
 from sb3_dreamer.compare.records import write_csv
 
@@ -41,6 +41,8 @@ class Task:
     steps: int
     every: int
     threshold: float  # evaluation return at which it counts as solved
+    methods: tuple[str, ...] = ("random", "dreamer", "plan2explore", "plan2explore, task", "state entropy, task")
+    episodes: int = 10  # an evaluation
 
 
 def _pendulum(obs: np.ndarray) -> np.ndarray:
@@ -51,15 +53,42 @@ def _car(obs: np.ndarray) -> np.ndarray:
     return np.stack([(obs[:, 0] + 1.2) / 1.8, obs[:, 1] / 0.14 + 0.5], axis=1)
 
 
+def _maze(obs: np.ndarray) -> np.ndarray:
+    return (obs + 1) / 2
+
+
+# The maze is what a hierarchy is for: its novelty without it, and it without its novelty, stand beside it.
+MAZE = (
+    "random",
+    "dreamer",
+    "reconstruction, task",
+    "plan2explore, task",
+    "state entropy, task",
+    "director",
+    "director, state entropy",
+)
 TASKS = {
     "MountainCarContinuous": Task("MountainCarContinuous-v0", _car, 5000, 1000, 90.0),
     "ContinuousPendulumSparse": Task("envs:ContinuousPendulumSparse-v0", _pendulum, 20_000, 1000, 100.0),
+    "FourRooms": Task("envs:FourRooms-v0", _maze, 60_000, 5000, 0.8, MAZE, 50),
 }
-METHODS: dict[str, dict[str, Any] | None] = {
+# Chosen on other seeds: more weight on novelty, goals that differ less, and a worker that goes beyond them.
+DIRECTOR: dict[str, Any] = dict(
+    train_ratio=256,
+    intrinsic_coef=1.0,
+    manager_entropy=0.25,
+    actor_learning_rate=2e-3,
+    worker_intrinsic_coef=0.5,
+)
+METHODS: dict[str, tuple[type[Dreamer] | type[Director], dict[str, Any]] | None] = {
     "random": None,
-    "dreamer": {},
-    "plan2explore": dict(exploration="plan2explore", extrinsic_coef=0.0),
-    "plan2explore, task": dict(exploration="plan2explore"),
+    "dreamer": (Dreamer, {}),
+    "plan2explore": (Dreamer, dict(exploration="plan2explore", extrinsic_coef=0.0)),
+    "plan2explore, task": (Dreamer, dict(exploration="plan2explore")),
+    "state entropy, task": (Dreamer, dict(exploration="state_entropy")),
+    "reconstruction, task": (Dreamer, dict(exploration="reconstruction")),
+    "director": (Director, {}),
+    "director, state entropy": (Director, dict(exploration="state_entropy", **DIRECTOR)),
 }
 
 
@@ -89,7 +118,7 @@ class Coverage(BaseCallback):
             spent = time.process_time()
             with preserved_random_state():
                 env = make_vec_env(self.task.env_id, 10, seed=EVAL_SEED)
-                returns, _ = evaluate_policy(self.model, env, 10)
+                returns, _ = evaluate_policy(self.model, env, self.task.episodes)
                 env.close()
             mean = float(np.mean(returns))
             self.start += time.process_time() - spent
@@ -144,10 +173,10 @@ def run(name: str, methods: Sequence[str], seeds: Sequence[int], steps: int | No
     """
     task, path = TASKS[name], out / f"{name}.csv"
     if steps is not None:
-        task = Task(task.env_id, task.state, steps, task.every, task.threshold)
+        task = replace(task, steps=steps)
     there: list[Line] = list(read_csv(path))
     for seed in seeds:
-        for method in methods:
+        for method in (method for method in methods if method in task.methods):
             if any((line["method"], int(line["seed"])) == (method, seed) for line in there):
                 continue
             print(f"{name}, {method}, seed {seed}", flush=True)
@@ -163,7 +192,8 @@ def run(name: str, methods: Sequence[str], seeds: Sequence[int], steps: int | No
             if settings is None:
                 chance(task, seed, on_mark)
             else:
-                model = Dreamer("MlpPolicy", task.env_id, seed=seed, device="cpu", **settings)
+                kind, arguments = settings
+                model = kind("MlpPolicy", task.env_id, seed=seed, device="cpu", **arguments)
                 model.learn(task.steps, callback=Coverage(task, on_mark))
             there += lines
             write_csv(path, list(there[0]), [list(line.values()) for line in there])
@@ -196,7 +226,7 @@ def table(name: str, out: Path) -> str:
         for run in own:
             judged = [(int(line["timesteps"]), float(line["eval_return"])) for line in run if line["eval_return"]]
             there = [step for step, found in judged if found >= task.threshold]
-            best.append(f"{max(found for _, found in judged):.0f}" if judged else "-")
+            best.append(number(max(found for _, found in judged), 2 if task.threshold < 10 else 0) if judged else "-")
             solved.append(number(there[0] if there else None) if judged else "-")
         end, last, cpu = (statistics.median(float(run[-1][c]) for run in own) for c in ("timesteps", "cells", "cpu_seconds"))
         columns = [method, str(len(own)), *cells, f"{last:g} ({end:,.0f})", ", ".join(best), ", ".join(solved), f"{cpu:.0f}"]
