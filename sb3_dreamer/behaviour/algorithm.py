@@ -23,6 +23,10 @@ from sb3_dreamer.world_models import SEQUENCE_MODELS, ModelSize
 
 ROWS = 256
 """Replayed rows a batch, where the number of windows is left open."""
+ENTROPY_STEPS = 2000
+"""Environment steps after which the weight of the entropy falls, in inverse proportion to them, where it is left open."""
+LEAST_ENTROPY = 0.1
+"""Share of it that remains."""
 
 
 class ImaginationAlgorithm(DreamingAlgorithm):
@@ -48,7 +52,9 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     """Which argument is the learning rate of a parameter group, where it is not ``learning_rate``."""
     _through_dynamics: bool
     """Whether the actor's gradient comes through the imagined dynamics (else REINFORCE's)."""
+    _first_ent_coef: float
     _ent_coef: float
+    """Now."""
     _compiled: dict[str, Compiled]
     """Compiled functions by name."""
 
@@ -80,7 +86,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._schedules = {group: schedules[name] for group, name in self.rate_of.items()}
         discrete = self.action_codec.discrete
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
+        self._first_ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
+        self._ent_coef = self._first_ent_coef
 
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""
@@ -95,13 +102,17 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         :return: what the losses of behaviour need of the dreams
         """
 
-    def _update_learning_rates(self) -> None:
+    def _update_rates(self) -> None:
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
         for group in self.policy.optimizer.param_groups:
             rate = self._schedules.get(group["name"], self.lr_schedule)(self._current_progress_remaining)
             check_rate(rate, group["name"], self._current_progress_remaining)
             group["lr"] = warmup * rate
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
+        if self.ent_coef == "auto":
+            share = ENTROPY_STEPS / max(ENTROPY_STEPS, self._steps_in_all)
+            self._ent_coef = self._first_ent_coef * max(LEAST_ENTROPY, share)
+        self.logger.record("train/ent_coef", self._ent_coef)
 
     def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
         """:return: norms of the gradients before, scalars"""

@@ -106,7 +106,10 @@ class DirectorLosses(ImaginationAlgorithm):
         return worker_loss + manager_loss, worker_value_loss + manager_value_loss
 
     def _worker_losses(self, blocks: Blocks, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
-        """The worker is to come near the goal, and to see what is new if asked to: it never hears of the task's reward."""
+        """
+        The worker is to come near the goal, and to see what is new if asked to: it hears neither of the task's reward nor of
+        an end.
+        """
         policy = self.policy
         goals = blocks.goals.unsqueeze(2).expand(-1, -1, self.goal_steps + 1, -1)  # (N, M, K + 1, D)
         pursuing = th.cat([blocks.states.feat, goals], dim=-1)
@@ -118,7 +121,7 @@ class DirectorLosses(ImaginationAlgorithm):
                 usual = policy.usual_novelty.update(novelty[..., 1:].mean().detach())
                 reward = reward + self.worker_intrinsic_coef * novelty / usual.clamp_min(CURIOSITY_FLOOR)
             value = critic.mean
-            returns = worker_returns(reward, blocks.discount, value, self.return_lambda)
+            returns = worker_returns(reward, th.full_like(reward, self.gamma), value, self.return_lambda)
         scale = policy.worker_range.update(returns)
         entropy, weights = blocks.worker.entropy, blocks.weights
         if self._through_dynamics:
@@ -156,9 +159,12 @@ class DirectorLosses(ImaginationAlgorithm):
             task_reward = self.world_model.predict_reward(states)
             novelty = self._novelty(blocks)
         critics = (policy.manager_critic, policy.slow_manager_critic, policy.task_range)
-        for_task, task_loss = self._manager_advantage("task", blocks, task_reward, *critics, 1.0, metrics)
+        for_task, task_loss = self._manager_advantage("task", blocks, task_reward, blocks.discount, *critics, 1.0, metrics)
         critics = (policy.novelty_critic, policy.slow_novelty_critic, policy.novelty_range)
-        for_novelty, novelty_loss = self._manager_advantage("novelty", blocks, novelty, *critics, CURIOSITY_FLOOR, metrics)
+        endless = th.full_like(novelty, self.gamma)  # or it would keep away from whatever ends an episode, be it the goal
+        for_novelty, novelty_loss = self._manager_advantage(
+            "novelty", blocks, novelty, endless, *critics, CURIOSITY_FLOOR, metrics
+        )
         advantage = self.extrinsic_coef * for_task + self.intrinsic_coef * for_novelty
 
         log_prob, entropy, weights = blocks.manager.log_prob(blocks.codes), blocks.manager.entropy, blocks.weights[..., 0]
@@ -172,6 +178,7 @@ class DirectorLosses(ImaginationAlgorithm):
         name: str,
         blocks: Blocks,
         reward: th.Tensor,
+        discount: th.Tensor,
         critic: Critic,
         slow: Critic,
         tracked: ReturnRange,
@@ -184,6 +191,7 @@ class DirectorLosses(ImaginationAlgorithm):
         :param name: for the log
         :param blocks: the dreams
         :param reward: of their states, ``(N, M, K + 1)``
+        :param discount: of their states, ``(N, M, K + 1)``
         :param critic: of its returns
         :param slow: the critic's slow copy
         :param tracked: range of the returns
@@ -195,7 +203,7 @@ class DirectorLosses(ImaginationAlgorithm):
         feat = th.cat([feat[:, :, 0], feat[:, -1:, -1]], dim=1).detach()  # (N, M + 1, F)
         with th.no_grad():
             value = critic(feat).mean
-            returns = manager_returns(reward, blocks.discount, value, self.return_lambda)
+            returns = manager_returns(reward, discount, value, self.return_lambda)
         scale = tracked.update(returns, floor)
         loss = self._value_loss(critic, slow, feat[:, :-1], returns, blocks.weights[..., 0])
         metrics[f"{name}_reward"], metrics[f"{name}_return"] = reward.mean(), returns.mean()

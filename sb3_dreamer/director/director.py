@@ -20,12 +20,13 @@ SelfDirector = TypeVar("SelfDirector", bound="Director")
 class Director(DirectorLosses):
     """
     A world model as Dreamer's, and two actors that learn in its dreams: every ``goal_steps`` steps a manager chooses a goal,
-    for the task's reward and for novelty; a worker is rewarded for coming near it, and for nothing else. Goals are states of
-    the model, named by the codes of an autoencoder. Paper: Hafner et al. 2022, https://arxiv.org/abs/2206.04114
+    for the task's reward and for novelty; a worker is rewarded for coming near it, and for nothing else unless asked to.
+    Goals are states of the model, named by the codes of an autoencoder. Paper: Hafner et al. 2022, https://arxiv.org/abs/2206.04114
 
     Differences from the paper: the defaults are for small tasks (networks, learning rates, Gaussian latents); the worker's
     gradient goes through the dynamics for continuous actions; rewards are discounted inside a block of ``goal_steps`` steps,
-    so that the manager's returns are the task's; returns are scaled by their percentiles, as in DreamerV3.
+    so that the manager's returns are the task's; novelty and goals do not end with an episode, as the task does; returns are
+    scaled by their percentiles, as in DreamerV3.
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for dictionaries, or a policy class
     :param env: the environment, or its id
@@ -56,7 +57,7 @@ class Director(DirectorLosses):
     :param actor_gradient: the worker's: ``"reinforce"``, ``"dynamics"`` (through the imagined dynamics), or ``"auto"``:
         dynamics for continuous actions, reinforce for discrete ones. The manager's is always REINFORCE's
     :param ent_coef: weight of the worker's entropy, relative to the range of its returns, which is wide, as it pursues goals
-        near and far; ``"auto"`` for 2e-2 (continuous) or 3e-2 (discrete)
+        near and far; ``"auto"`` for 2e-2 (continuous) or 3e-2 (discrete), which fall as Dreamer's
     :param action_mean_penalty: weight of the mean square of the worker's pre-tanh action means (of the centred logits for
         discrete actions)
     :param actor_learning_rate: of manager and worker, None for ``learning_rate``
@@ -214,7 +215,7 @@ class Director(DirectorLosses):
         policy = self.policy
         policy.set_training_mode(True)
         for _ in range(gradient_steps):
-            self._update_learning_rates()
+            self._update_rates()
             model_alone = self._n_updates < self.pretrain_updates
             batch, index = self.sample_replay(self.batch_size, self.batch_length)
             policy.optimizer.zero_grad(set_to_none=True)

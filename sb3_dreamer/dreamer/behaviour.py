@@ -100,7 +100,7 @@ class BehaviourLosses(ImaginationAlgorithm):
         wanted = Wanted(returns, value[:, :-1], scale)
         curious_loss: th.Tensor | None = None
         if self.policy.explorer is not None:
-            wanted, curious_loss = self._curious(self.policy.explorer, rollout, discount, weights, wanted, metrics)
+            wanted, curious_loss = self._curious(self.policy.explorer, rollout, weights, wanted, metrics)
 
         entropy = policy.entropy
         if self._through_dynamics:
@@ -136,19 +136,19 @@ class BehaviourLosses(ImaginationAlgorithm):
         self,
         explorer: Explorer,
         rollout: ImaginedRollout,
-        discount: th.Tensor,
         weights: th.Tensor,
         task: Wanted,
         metrics: dict[str, th.Tensor],
     ) -> tuple[Wanted, th.Tensor]:
         """
         Returns of curiosity beside those of the task, each in units of its own range (Plan2Explore, Sekar et al. 2020,
-        https://arxiv.org/abs/2005.05960, where it is the disagreement of predictions).
+        https://arxiv.org/abs/2005.05960, where it is the disagreement of predictions). Curiosity does not end with the
+        episode, or it would keep away from whatever ends it, be it the goal (Burda et al. 2018,
+        https://arxiv.org/abs/1810.12894, section 2.3).
 
         :param explorer: says what is worth exploring
         :param rollout: N dreams of H steps
-        :param discount: of their states, ``(N, H + 1)``
-        :param weights: ``(N, H)``
+        :param weights: of their steps, ``(N, H)``
         :param task: what the task's reward wants
         :param metrics: to be completed
         :return: what is wanted in all, and the loss of the critic of curiosity
@@ -157,6 +157,7 @@ class BehaviourLosses(ImaginationAlgorithm):
         critic = explorer.critic(feat)
         with th.set_grad_enabled(self._through_dynamics):
             reward = explorer.curiosity.reward(rollout)
+            discount = th.full_like(reward, self.gamma)
             returns, _ = imagined_returns(reward, discount, critic.mean, self.return_lambda)
         scale = explorer.range.update(returns, CURIOSITY_FLOOR)
         task_share, share = self.extrinsic_coef / task.scale, self.intrinsic_coef / scale

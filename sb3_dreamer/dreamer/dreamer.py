@@ -51,7 +51,7 @@ class Dreamer(BehaviourLosses):
     :param actor_gradient: ``"reinforce"``, ``"dynamics"`` (back-propagation through the imagined dynamics, reparametrised
         or straight-through actions), or ``"auto"``: dynamics for continuous actions, reinforce for discrete ones
     :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 2e-2 (continuous)
-        or 3e-2 (discrete)
+        or 3e-2 (discrete), which fall after 2,000 environment steps, in inverse proportion to them, down to a tenth
     :param action_mean_penalty: weight of the mean square of the pre-tanh action means (of the centred logits for discrete
         actions): keeps the policy from saturating
     :param actor_learning_rate: None for ``learning_rate``
@@ -213,7 +213,7 @@ class Dreamer(BehaviourLosses):
         policy = self.policy
         policy.set_training_mode(True)
         for _ in range(gradient_steps):
-            self._update_learning_rates()
+            self._update_rates()
             model_alone = self._n_updates < self.pretrain_updates
             batch, index = self.sample_replay(self.batch_size, self.batch_length)
             policy.optimizer.zero_grad(set_to_none=True)

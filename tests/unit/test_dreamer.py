@@ -141,11 +141,11 @@ def test_learning_rates_warm_up_and_differ_by_network() -> None:
     model._setup_learn(10, None)
     for updates, share in ((0, 0.0), (5, 0.5), (10, 1.0), (500, 1.0)):
         model._n_updates = updates
-        model._update_learning_rates()
+        model._update_rates()
         rates = {group["name"]: group["lr"] for group in model.policy.optimizer.param_groups}
         assert rates == pytest.approx(dict(world_model=1e-3 * share, actor=2e-3 * share, critic=4e-3 * share))
     model._current_progress_remaining = 0.5
-    model._update_learning_rates()
+    model._update_rates()
     assert model.policy.optimizer.param_groups[2]["lr"] == pytest.approx(2e-3)
 
 
@@ -332,6 +332,18 @@ def test_auto_resolves_by_the_kind_of_action(task: str, dynamics: bool) -> None:
     assert model._ent_coef == (2e-2 if dynamics else 3e-2)
     assert tiny_dreamer(f"envs:{task}", ent_coef=0.5)._ent_coef == 0.5
     assert tiny_dreamer(f"envs:{task}", actor_gradient="dynamics")._through_dynamics
+
+
+@pytest.mark.parametrize(("given", "expected"), [("auto", [2e-2, 2e-2, 1e-2, 2e-3, 2e-3]), (0.5, [0.5] * 5)])
+def test_the_weight_of_the_entropy_falls_where_it_is_left_open(ready: Any, given: Any, expected: list[float]) -> None:
+    model = ready(ent_coef=given)
+    found = []
+    for steps in (1, 2000, 4000, 20_000, 10**6):
+        model._steps_in_all = steps
+        model.train(1)
+        found.append(model._ent_coef)
+        assert model.logger.name_to_value["train/ent_coef"] == model._ent_coef
+    assert found == pytest.approx(expected)
 
 
 def test_dynamics_gradient_finds_the_better_action() -> None:
