@@ -223,6 +223,27 @@ def test_the_manager_weighs_task_and_novelty(model: Director, monkeypatch: pytes
     assert any(not th.equal(*pair) for pair in zip(gradient(0.0), gradient(5.0), strict=True))
 
 
+def test_only_the_task_ends_with_an_episode(model: Director, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is new, and a goal, are not kept away from because an episode ends there."""
+    blocks = dreams(model)
+    found: list[dict[str, float]] = []
+    for discount in (0.0, 0.99):
+        metrics: dict[str, th.Tensor] = {}
+        ended = blocks._replace(discount=th.full_like(blocks.discount, discount))
+        monkeypatch.setattr(model.world_model, "predict_reward", lambda states: th.ones(states.deter.shape[:-1]))
+        for tracked in (model.policy.novelty_range, model.policy.task_range, model.policy.worker_range):
+            tracked.low.zero_()
+            tracked.high.zero_()
+        model._manager_losses(ended, metrics)
+        model._worker_losses(ended, metrics)
+        found.append({name: float(value.detach()) for name, value in metrics.items()})
+    over, goes_on = found
+    assert over["novelty_return"] == goes_on["novelty_return"]
+    assert over["task_return"] == pytest.approx(1.0)  # the reward on arrival, and no more
+    assert goes_on["task_return"] > 2.0
+    assert over["worker_scale"] == goes_on["worker_scale"]
+
+
 def test_pretraining_is_for_model_and_goals_alone() -> None:
     model = tiny_director(pretrain_updates=5, learning_starts=40)
     before = weights_of(model)

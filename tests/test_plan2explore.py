@@ -309,3 +309,20 @@ def test_there_must_be_something_to_adapt_from() -> None:
         explorer().adapt(10)
     with pytest.raises(ValueError, match="gradient_steps"):
         explorer().adapt(0)
+
+
+def test_curiosity_does_not_end_with_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would keep away from whatever ends it, be it the goal."""
+    model = explorer()
+    model.learn(60)
+    batch, _ = model.sample_replay(4, 8)
+    posterior = model.world_model.observe(batch)
+    seen: list[th.Tensor] = []
+    assert model.policy.explorer is not None
+    tracked = model.policy.explorer.range
+    monkeypatch.setattr(tracked, "update", lambda returns, floor: seen.append(returns.detach()) or th.ones(()))
+    for discount in (0.0, 0.99):
+        monkeypatch.setattr(model.world_model, "predict_discount", lambda s, d=discount: th.full(s.deter.shape[:-1], d))
+        th.manual_seed(0)
+        model._behaviour_losses(batch, posterior, {})
+    assert th.equal(*seen) and float(seen[0].min()) > 0
