@@ -113,7 +113,7 @@ class Dreamer(BehaviourLosses):
         batch_size: int | None = None,
         batch_length: int | None = None,
         train_ratio: float = 384,
-        train_ratio_decay: float = 0.25,
+        train_ratio_decay: float = 0.5,
         train_ratio_steps: int = 2000,
         gamma: float = 0.99,
         return_lambda: float = 0.95,
