@@ -28,6 +28,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     (dict(gamma=None), "gamma must be a finite number, got None"),
     (dict(train_ratio=-1), "train_ratio must be at least 0, got -1"),
     (dict(train_ratio_decay=2), "train_ratio_decay is a share of train_ratio and must be at most 1, got 2"),
+    (dict(prioritized_replay=1.5), "prioritized_replay must be a number, from 0 to 1, got 1.5"),
     (dict(train_ratio_steps=0.5), "train_ratio_steps must be a whole number, got 0.5"),
     (dict(gamma=1.5), r"gamma must lie in \(0, 1\], got 1.5"),
     (dict(gamma=0.0), "gamma must lie in"),

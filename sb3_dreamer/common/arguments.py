@@ -52,6 +52,7 @@ def check_replay_arguments(model: Any, n_envs: int, first_update_at: int) -> Non
     if model.train_ratio_decay == model.train_ratio_steps == 0:
         raise ValueError("train_ratio_decay=0 with train_ratio_steps=0 leaves nothing to train: raise one of them.")
     check_gamma(model.gamma)
+    check_ranges(shares=dict(prioritized_replay=model.prioritized_replay))
     unknown = set(model.replay_buffer_kwargs or {}) - {"storage_path"}
     if unknown:
         raise ValueError(f"replay_buffer_kwargs has no {', '.join(map(repr, sorted(unknown)))}: it takes 'storage_path'.")

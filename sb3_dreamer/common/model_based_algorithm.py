@@ -47,6 +47,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates of the world model alone, at once when training starts
     :param online_replay: train on every new window once before drawing at random
+    :param prioritized_replay: share of a batch's windows drawn in proportion to rows' priorities, which a subclass writes
     :param replay_buffer_kwargs: further arguments of the replay: ``storage_path``, a folder to keep it on disk
     :param policy_kwargs: arguments of the policy
     :param stats_window_size: episodes over which rollout statistics are averaged
@@ -75,6 +76,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         random_warmup: bool = True,
         pretrain_updates: int = 1,
         online_replay: bool = False,
+        prioritized_replay: float = 0.0,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -95,6 +97,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         self.random_warmup = random_warmup
         self.pretrain_updates = pretrain_updates
         self.online_replay = online_replay
+        self.prioritized_replay = prioritized_replay
         self.replay_buffer_kwargs = replay_buffer_kwargs
         self.replay_buffer = None
         self._update_debt = 0.0
@@ -172,6 +175,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
                 n_envs=self.n_envs,
                 device=self.device,
                 online=self.online_replay,
+                prioritized=self.prioritized_replay,
                 seed=self.seed,
                 **(self.replay_buffer_kwargs or {}),
             )

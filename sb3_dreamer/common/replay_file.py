@@ -16,7 +16,7 @@ import numpy as np
 from sb3_dreamer.common.preprocessing import ObservationCodec
 from sb3_dreamer.common.sequence_buffer import COLUMNS, SequenceBuffer
 
-FORMAT = 1
+FORMAT = 2
 """Raised when files of before can no longer be read."""
 _PIECE = 2**24
 """Bytes read at once."""
@@ -35,6 +35,7 @@ def write_replay(file: IO[bytes] | io.BufferedIOBase, buffer: SequenceBuffer) ->
         "n_envs": buffer.n_envs,
         "online_queue": [[int(stream), int(row)] for stream, row in buffer._online_queue],
         "rng": buffer.rng_state(),
+        "top_priority": buffer._top_priority,
     }
     arrays = {f"obs_{i}": buffer._obs[key.name] for i, key in enumerate(buffer.codec.keys)}
     arrays.update({name.strip("_"): getattr(buffer, name) for name in COLUMNS})
@@ -55,7 +56,7 @@ def read_replay(
     :param file: an open file
     :param codec: the observations that the model expects
     :param signature: :meth:`SequenceBuffer.signature` that the model needs
-    :param kwargs: further arguments of the new replay: ``device``, ``online``, ``storage_path``
+    :param kwargs: further arguments of the new replay: ``device``, ``online``, ``storage_path``, ``prioritized``
     :return: the replay
     :raises ValueError: the file is not a replay, or of other spaces or sizes; a damaged one may raise much else
     """
@@ -80,6 +81,7 @@ def read_replay(
         if not all(0 <= stream < buffer.n_envs for stream, _ in buffer._online_queue):
             raise ValueError("its queue names environments that it does not have")
         buffer.set_rng_state(header["rng"])
+        buffer._top_priority = float(header["top_priority"])
         used = int(min(buffer._count.max(initial=0), buffer.capacity))
         if used:
             buffer._reserve(used)

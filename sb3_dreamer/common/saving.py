@@ -43,6 +43,7 @@ class SavingAlgorithm(BaseAlgorithm):
     observation_codec: ObservationCodec
     action_codec: ActionCodec
     online_replay: bool
+    prioritized_replay: float
     batch_length: int
     _last_state: tuple[np.ndarray, ...] | None
     _random_state: dict[str, Any] | None
@@ -226,7 +227,13 @@ class SavingAlgorithm(BaseAlgorithm):
         storage = (self.replay_buffer_kwargs or {}).get("storage_path")
         with model_file.opened(path, "pkl", "The replay ", "not a replay") as file:
             buffer = read_replay(
-                file, self.observation_codec, signature, device=self.device, online=self.online_replay, storage_path=storage
+                file,
+                self.observation_codec,
+                signature,
+                device=self.device,
+                online=self.online_replay,
+                storage_path=storage,
+                prioritized=self.prioritized_replay,
             )
             if buffer.n_envs != self.n_envs:
                 buffer, truncate_last_traj = buffer.redistribute(self.n_envs), True

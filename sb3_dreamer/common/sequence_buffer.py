@@ -16,9 +16,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_dreamer.common.memory import DiskArrays, warn_if_larger_than_memory
 from sb3_dreamer.common.preprocessing import ObservationCodec, ObservationKey
+from sb3_dreamer.common.replay_priorities import draw_slots, priority_of
 from sb3_dreamer.common.types import LatentState, RowIndex, SequenceBatch
 
-COLUMNS = ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch")
+COLUMNS = ("_action", "_reward", "_is_first", "_is_last", "_is_terminal", "_deter", "_stoch", "_priority")
 """What a row holds beside its observation."""
 
 
@@ -59,6 +60,8 @@ class SequenceBuffer:
     :param storage_path: folder in which the rows lie as memory-mapped files, for a replay larger than the memory; None to
         keep them in memory. The files belong to this replay and go with it; :meth:`ModelBasedAlgorithm.save_replay_buffer`
         is what keeps them.
+    :param prioritized: share of the windows that are drawn around rows in proportion to their priority (see
+        :meth:`write_priorities`); the others are drawn uniformly
     """
 
     _newest: int | None = None
@@ -76,6 +79,7 @@ class SequenceBuffer:
         online: bool = False,
         seed: int | None = None,
         storage_path: str | pathlib.Path | None = None,
+        prioritized: float = 0.0,
     ) -> None:
         self.buffer_size = buffer_size
         self.capacity = buffer_size // n_envs
@@ -83,6 +87,7 @@ class SequenceBuffer:
         self.codec = codec
         self.device = th.device(device)
         self.online = online
+        self.prioritized = prioritized
         self._rng = np.random.default_rng(seed)
         self.storage_path = storage_path
         self._disk: DiskArrays | None = None  # made with the first row
@@ -95,6 +100,8 @@ class SequenceBuffer:
         self._is_terminal = np.zeros((n_envs, 0), dtype=np.bool_)
         self._deter = np.zeros((n_envs, 0, deter_size), dtype=np.float32)
         self._stoch = np.zeros((n_envs, 0, stoch_size), dtype=np.float32)
+        self._priority = np.zeros((n_envs, 0), dtype=np.float32)  # 0 where no row is
+        self._top_priority = 1.0
         self._count = np.zeros(n_envs, dtype=np.int64)
         """Rows ever written, a stream: row number ``r`` lies in slot ``r % capacity``."""
         self._online_start = np.zeros(n_envs, dtype=np.int64)
@@ -122,6 +129,7 @@ class SequenceBuffer:
     def reset(self) -> None:
         """Forget all rows."""
         self._count[:] = 0
+        self._priority[:] = 0.0
         self._online_start[:] = 0
         self._online_queue.clear()
 
@@ -162,6 +170,7 @@ class SequenceBuffer:
         self._is_terminal[slot] = is_terminal
         self._deter[slot] = deter
         self._stoch[slot] = stoch
+        self._priority[slot] = self._top_priority
         self._count[streams] += 1  # last, so that an interrupt never leaves a row that is counted but half written
 
     def _starts(self, length: int) -> np.ndarray:
@@ -199,8 +208,11 @@ class SequenceBuffer:
         """
         self._rng = np.random.default_rng(seed)
 
-    def _draw(self, batch_size: int, length: int, online: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Streams and first row numbers of windows, the online queue's first, the others uniform over all starts."""
+    def _draw(self, batch_size: int, length: int, uniform: bool) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Streams and first row numbers of windows: the online queue's first, those of rows with high priority last, the others
+        uniform over all starts.
+        """
         starts = self._starts(length)
         total = int(starts.sum())
         if total == 0:
@@ -214,9 +226,24 @@ class SequenceBuffer:
         streams = np.searchsorted(bounds, pick, side="right")
         oldest = self._oldest()
         rows = pick - (bounds - starts)[streams] + oldest[streams]
-        if online:
+        if not uniform and self.prioritized > 0:
+            self._serve_priorities(streams, rows, length, oldest)
+        if not uniform and self.online:
             self._serve_online(streams, rows, length, oldest)
         return streams, rows
+
+    def _serve_priorities(self, streams: np.ndarray, rows: np.ndarray, length: int, oldest: np.ndarray) -> None:
+        """Replace the last drawn windows by such with a row of high priority, at any place after the context row."""
+        count = round(self.prioritized * len(streams))
+        picked, slots = draw_slots(self._rng, self._priority, count)
+        last = self._count[picked] - 1
+        row = last - (last - slots) % self.capacity
+        start = row - self._rng.integers(1, length, size=count)
+        latest = last - length + 1
+        fits = latest >= oldest[picked]  # else the uniform draw stays
+        target = np.arange(len(streams) - count, len(streams))[fits]
+        streams[target] = picked[fits]
+        rows[target] = np.clip(start, oldest[picked], latest)[fits]
 
     def _serve_online(self, streams: np.ndarray, rows: np.ndarray, length: int, oldest: np.ndarray) -> None:
         """Replace the first drawn windows by new ones that were never served."""
@@ -236,15 +263,16 @@ class SequenceBuffer:
         self, batch_size: int, batch_length: int, env: VecNormalize | None = None, uniform: bool = False
     ) -> tuple[SequenceBatch, RowIndex]:
         """
-        Draw windows uniformly over all places where one fits, the online queue's first if there is one.
+        Draw windows uniformly over all places where one fits, but for those of the online queue and of rows with high
+        priority, if there are any.
 
         :param batch_size: B
         :param batch_length: T
         :param env: normalises the observations, if they were stored as they were before (SB3's replay buffers do the same)
-        :param uniform: leave the online queue alone
+        :param uniform: leave the online queue and priorities alone
         :return: the batch and where its rows lie
         """
-        streams, start = self._draw(batch_size, batch_length + 1, self.online and not uniform)
+        streams, start = self._draw(batch_size, batch_length + 1, uniform)
         numbers = start[:, None] + np.arange(batch_length + 1)  # (B, 1 + T), the context row first
         window = (streams[:, None], numbers % self.capacity)
         trained = (streams[:, None], numbers[:, 1:] % self.capacity)
@@ -288,11 +316,27 @@ class SequenceBuffer:
         :param index: from :meth:`sample`
         :param states: posterior states, ``(B, T, ...)``
         """
-        streams = np.broadcast_to(index.stream[:, None], index.row.shape)
-        held = index.row >= (self._count - self.capacity)[streams]
-        slot = (streams[held], index.row[held] % self.capacity)
+        slot, held = self._held(index)
         self._deter[slot] = states.deter.detach().cpu().numpy()[held]
         self._stoch[slot] = states.stoch.detach().cpu().numpy()[held]
+
+    def write_priorities(self, index: RowIndex, loss: th.Tensor) -> None:
+        """
+        Rows are drawn the more often the worse they are predicted, if a share of the windows is drawn by priority.
+
+        :param index: from :meth:`sample`
+        :param loss: of the world model by row, ``(B, T)``
+        """
+        slot, held = self._held(index)
+        priority = priority_of(loss.detach().float().cpu().numpy()[held])
+        self._priority[slot] = priority
+        self._top_priority = max(self._top_priority, float(priority.max(initial=0.0)))
+
+    def _held(self, index: RowIndex) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """:return: streams and slots of the rows that have not been overwritten, and which of ``(B, T)`` these are"""
+        streams = np.broadcast_to(index.stream[:, None], index.row.shape)
+        held = index.row >= (self._count - self.capacity)[streams]
+        return (streams[held], index.row[held] % self.capacity), held
 
     def streams(self) -> Iterator[StreamRows]:
         """:return: each environment's rows, oldest first"""
@@ -327,6 +371,7 @@ class SequenceBuffer:
                 raise ValueError(f"reward_fn must give {len(steps)} finite rewards for as many steps, got {given!r:.200}.")
             fresh[stream, after] = given
         self._reward[:] = fresh
+        self._priority[self._priority > 0] = self._top_priority  # as nothing has been learnt of these rewards
 
     def signature(self) -> tuple[tuple[ObservationKey, ...], int, int, int]:
         """:return: observation keys and the sizes A, D, Z: what must agree with a model that uses this replay"""
@@ -354,8 +399,17 @@ class SequenceBuffer:
         :return: a new replay
         """
         other = SequenceBuffer(
-            self.buffer_size, self.codec, *self.signature()[1:], n_envs, self.device, self.online, None, self.storage_path
+            self.buffer_size,
+            self.codec,
+            *self.signature()[1:],
+            n_envs,
+            self.device,
+            self.online,
+            None,
+            self.storage_path,
+            self.prioritized,
         )
+        other._top_priority = self._top_priority
         other.set_rng_state(self.rng_state())
         held = np.minimum(self._count, self.capacity)
         streams = np.repeat(np.arange(self.n_envs), held)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 import torch.nn as nn
+import torch.nn.functional as F
 
 from sb3_dreamer.common.arguments import constructor_arguments
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
@@ -153,6 +154,19 @@ class WorldModel(nn.Module, ABC):
         :return: the sum of their means, each with its weight, scalar
         """
         return th.stack([self.loss_scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+
+    def row_losses(self, losses: dict[str, th.Tensor]) -> th.Tensor:
+        """
+        How badly each row of a batch was predicted.
+
+        :param losses: from :meth:`loss`, each ``(B, T)`` or of the last rows alone
+        :return: their weighted sums, ``(B, T)``, without gradient
+        """
+        length = max(loss.shape[1] for loss in losses.values())
+        weighted = [
+            self.loss_scales[name] * F.pad(loss.detach(), (length - loss.shape[1], 0)) for name, loss in losses.items()
+        ]
+        return th.stack(weighted).sum(0)
 
     def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         """

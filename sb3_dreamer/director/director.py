@@ -71,6 +71,9 @@ class Director(DirectorLosses):
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates of world model and autoencoder alone when training starts
     :param online_replay: train on every new window once before drawing at random
+    :param prioritized_replay: share of a batch's windows that are drawn around rows which the world model predicted badly, in
+        proportion to its loss to the power of 0.7 (Curious Replay, Kauvar et al. 2023, https://arxiv.org/abs/2306.15934):
+        rare events, such as a first reward, are learnt from again until they are known. 0 for uniform draws alone
     :param replay_buffer_kwargs: ``storage_path``: a folder to keep a replay on disk that is larger than the memory
     :param policy_kwargs: ``size``, ``latent``, ``world_model_kwargs``, ``goal_kwargs`` ...: see
         :class:`~sb3_dreamer.director.policies.DirectorPolicy`
@@ -131,6 +134,7 @@ class Director(DirectorLosses):
         random_warmup: bool = True,
         pretrain_updates: int = 200,
         online_replay: bool = False,
+        prioritized_replay: float = 0.0,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -174,6 +178,7 @@ class Director(DirectorLosses):
             random_warmup=random_warmup,
             pretrain_updates=pretrain_updates,
             online_replay=online_replay,
+            prioritized_replay=prioritized_replay,
             replay_buffer_kwargs=replay_buffer_kwargs,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -241,6 +246,8 @@ class Director(DirectorLosses):
             if not self._step_networks(model_loss + goal_loss, losses_of_behaviour, actors, metrics):
                 continue
             self.replay_buffer.write_latents(index, posterior)
+            if self.prioritized_replay > 0:
+                self.replay_buffer.write_priorities(index, self.world_model.row_losses(losses))
             self._n_updates += 1
             self._metrics.add(metrics)
 

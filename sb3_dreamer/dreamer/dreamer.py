@@ -76,6 +76,9 @@ class Dreamer(BehaviourLosses):
     :param pretrain_updates: updates of the world model alone when training starts: an actor that learns from an untrained
         model saturates
     :param online_replay: train on every new window once before drawing at random
+    :param prioritized_replay: share of a batch's windows that are drawn around rows which the world model predicted badly, in
+        proportion to its loss to the power of 0.7 (Curious Replay, Kauvar et al. 2023, https://arxiv.org/abs/2306.15934):
+        rare events, such as a first reward, are learnt from again until they are known. 0 for uniform draws alone
     :param replay_buffer_kwargs: ``storage_path``: a folder to keep a replay on disk that is larger than the memory
     :param policy_kwargs: ``size``, ``latent``, ``world_model_class``, ``world_model_kwargs``, ``features_extractor_class``,
         ``optimizer_class`` ...: see
@@ -136,6 +139,7 @@ class Dreamer(BehaviourLosses):
         random_warmup: bool = True,
         pretrain_updates: int = 200,
         online_replay: bool = False,
+        prioritized_replay: float = 0.0,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -177,6 +181,7 @@ class Dreamer(BehaviourLosses):
             random_warmup=random_warmup,
             pretrain_updates=pretrain_updates,
             online_replay=online_replay,
+            prioritized_replay=prioritized_replay,
             replay_buffer_kwargs=replay_buffer_kwargs,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -237,6 +242,8 @@ class Dreamer(BehaviourLosses):
             if not self._step_networks(model_loss, losses_of_behaviour, [self.actor], metrics):
                 continue
             self.replay_buffer.write_latents(index, posterior)
+            if self.prioritized_replay > 0:
+                self.replay_buffer.write_priorities(index, self.world_model.row_losses(losses))
             self._n_updates += 1
             self._metrics.add(metrics)
 
