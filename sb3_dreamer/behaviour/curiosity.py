@@ -175,13 +175,14 @@ class StateEntropy(Curiosity):
     @th.no_grad()
     def loss(self, batch: SequenceBatch, posterior: LatentState) -> th.Tensor:
         """
-        Nothing is learnt: states of the batch take the place of the oldest in the sample.
+        Nothing is learnt: states of the batch, as often as they occur, take the place of the oldest in the sample.
 
         :param batch: the batch
         :param posterior: its states, ``(B, T, ...)``
         :return: 0
         """
-        states = posterior.map(lambda part: part.flatten(0, -2))
+        windows = slice(batch.n_uniform or None)
+        states = posterior.map(lambda part: part[windows].flatten(0, -2))
         rows = th.randint(len(states.deter), (len(self.particles) // 4,), device=states.deter.device)
         fresh = self._expected(states.map(lambda part: part[rows]))
         sound, first = th.isfinite(fresh).all(), self.scaling.count == 0

@@ -234,7 +234,7 @@ class SequenceBuffer:
 
     def _serve_priorities(self, streams: np.ndarray, rows: np.ndarray, length: int, oldest: np.ndarray) -> None:
         """Replace the last drawn windows by such with a row of high priority, at any place after the context row."""
-        count = round(self.prioritized * len(streams))
+        count = self._n_prioritized(len(streams))
         picked, slots = draw_slots(self._rng, self._priority, count)
         last = self._count[picked] - 1
         row = last - (last - slots) % self.capacity
@@ -244,6 +244,9 @@ class SequenceBuffer:
         target = np.arange(len(streams) - count, len(streams))[fits]
         streams[target] = picked[fits]
         rows[target] = np.clip(start, oldest[picked], latest)[fits]
+
+    def _n_prioritized(self, batch_size: int) -> int:
+        return round(self.prioritized * batch_size)
 
     def _serve_online(self, streams: np.ndarray, rows: np.ndarray, length: int, oldest: np.ndarray) -> None:
         """Replace the first drawn windows by new ones that were never served."""
@@ -293,6 +296,7 @@ class SequenceBuffer:
             is_last=self._tensor(is_last),
             is_terminal=self._tensor(self._is_terminal[trained]),
             initial=LatentState(self._tensor(self._deter[context]), self._tensor(self._stoch[context])),
+            n_uniform=None if uniform else batch_size - self._n_prioritized(batch_size),
         )
         return batch, RowIndex(streams, numbers[:, 1:])
 

@@ -107,6 +107,8 @@ class SequenceBatch:
     """1 where an episode ends because it terminated, ``(B, T)``."""
     initial: LatentState
     """The stored latent state of the row before the window, ``(B, D)`` and ``(B, Z)``."""
+    n_uniform: int | None = None
+    """The first windows, so many, show rows as often as they occur, the others what was predicted badly; None for all."""
 
 
 @dataclass(frozen=True)

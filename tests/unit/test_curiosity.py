@@ -9,7 +9,7 @@ from stable_baselines3.common.envs import FakeImageEnv, SimpleMultiObsEnv
 
 from sb3_dreamer import Director, Dreamer
 from sb3_dreamer.behaviour.curiosity import StateEntropy, UsualValue
-from sb3_dreamer.common.types import ImaginedRollout, LatentState
+from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 
 
 def decode(state: LatentState) -> dict[str, th.Tensor]:
@@ -20,6 +20,12 @@ def decode(state: LatentState) -> dict[str, th.Tensor]:
 def states(*rows: float) -> LatentState:
     deter = th.tensor(rows).view(1, -1, 1)
     return LatentState(deter, th.zeros_like(deter))
+
+
+def batch_of(windows: int, n_uniform: int | None = None) -> SequenceBatch:
+    """Of which only its windows matter."""
+    flag = th.zeros(windows, 1)
+    return SequenceBatch({}, flag[..., None], flag, flag, flag, flag, LatentState(flag, flag), n_uniform)
 
 
 def seen(*rows: float, neighbours: int = 2) -> StateEntropy:
@@ -65,27 +71,37 @@ def test_an_actor_can_climb_it() -> None:
 def test_the_sample_is_of_the_last_four_batches() -> None:
     entropy = StateEntropy(decode, 1, particles=8, neighbours=1)
     for number in range(1, 7):
-        assert entropy.loss(None, states(*[float(number)] * 5)).item() == 0.0  # type: ignore[arg-type]  # needs no batch
+        assert entropy.loss(batch_of(1), states(*[float(number)] * 5)).item() == 0.0
         present = sorted(set(entropy.particles.flatten().tolist()))
         assert present == [float(x) for x in range(max(1, number - 3), number + 1)]
     assert (entropy.particles.flatten().unique(return_counts=True)[1] == 2).all()
+
+
+@pytest.mark.parametrize(("n_uniform", "kept"), [(None, [1.0, 2.0, 9.0]), (2, [1.0, 2.0]), (0, [1.0, 2.0, 9.0])])
+def test_the_sample_holds_states_as_often_as_they_occur(n_uniform: int | None, kept: list[float]) -> None:
+    """Not those which a replay shows more often because they were predicted badly, unless there are no others."""
+    th.manual_seed(0)
+    entropy = StateEntropy(decode, 1, particles=400, neighbours=1)
+    deter = th.tensor([1.0, 2.0, 9.0]).view(3, 1, 1)
+    entropy.loss(batch_of(3, n_uniform), LatentState(deter, deter))
+    assert entropy.particles.unique().tolist() == kept
 
 
 def test_the_unit_is_the_usual_distance_of_what_is_not_yet_in_the_sample() -> None:
     th.manual_seed(0)
     entropy = StateEntropy(decode, 1, particles=400, neighbours=1)
     for _ in range(500):
-        entropy.loss(None, LatentState(100 * th.rand(1, 256, 1), th.zeros(1, 256, 1)))  # type: ignore[arg-type]
+        entropy.loss(batch_of(1), LatentState(100 * th.rand(1, 256, 1), th.zeros(1, 256, 1)))
     fresh = entropy.distance(100 * th.rand(4000, 1)).mean()
     assert float(entropy.usual_distance.mean) == pytest.approx(float(fresh), rel=0.1)
 
 
 def test_what_is_not_finite_is_not_kept() -> None:
     entropy = StateEntropy(decode, 1, particles=4, neighbours=1)
-    entropy.loss(None, states(math.nan))  # type: ignore[arg-type]
+    entropy.loss(batch_of(1), states(math.nan))
     assert int(entropy.scaling.count) == 0 and entropy.particles.abs().sum() == 0
-    entropy.loss(None, states(3.0))  # type: ignore[arg-type]
-    entropy.loss(None, states(math.inf))  # type: ignore[arg-type]
+    entropy.loss(batch_of(1), states(3.0))
+    entropy.loss(batch_of(1), states(math.inf))
     assert entropy.particles.flatten().tolist() == [3.0] * 4 and float(entropy.usual_distance.mean) == 1.0
 
 

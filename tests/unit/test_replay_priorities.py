@@ -50,6 +50,7 @@ def test_a_badly_predicted_row_is_drawn_often_and_at_every_place_of_a_window(row
     places = (index.row == surprise).mean(0)
     uniform_share = 1 / min(rows, 50)
     assert places == pytest.approx([0.5 / 5 + 0.5 * uniform_share] * 5, abs=0.02)
+    assert batch.n_uniform == 2000
     assert (index.row[:2000] == surprise).any(1).mean() < 0.2  # the first half of the windows is drawn uniformly
 
 
@@ -68,7 +69,8 @@ def test_a_call_may_ask_for_uniform_windows() -> None:
     buffer = make(prioritized=1.0)
     fill(buffer, 40)
     learnt(buffer, row_20=1e6)
-    _, index = buffer.sample(2000, 5, uniform=True)
+    batch, index = buffer.sample(2000, 5, uniform=True)
+    assert batch.n_uniform is None
     assert (index.row == 20).any(1).mean() == pytest.approx(5 / 35, abs=0.03)
 
 
