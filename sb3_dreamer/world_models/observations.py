@@ -87,24 +87,36 @@ class VectorScaling(nn.Module):
         return x
 
 
+LARGEST_NUMBER = 10.0
+"""In units of their magnitude."""
+
+
 class RunningMagnitude(nn.Module):
-    """The root mean square of all numbers so far, 1 before any that is not 0."""
+    """
+    The root mean square of all numbers so far, or a tenth of the largest if that is more: one reward among thousands of zeros
+    would be hundreds of units, and its squared error would undo what else has been learnt. 1 before any that is not 0.
+    """
 
     count: th.Tensor
     total: th.Tensor
+    largest: th.Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("count", th.zeros((), dtype=th.float64))
         self.register_buffer("total", th.zeros((), dtype=th.float64))
+        self.register_buffer("largest", th.zeros((), dtype=th.float64))
 
     @th.no_grad()
     def update(self, x: th.Tensor) -> None:
         """
         :param x: new numbers, ``(n,)``
         """
+        square = x.double().square()
         self.count.add_(len(x))
-        self.total.add_(x.double().square().sum())
+        self.total.add_(square.sum())
+        if len(x):
+            self.largest.copy_(th.maximum(self.largest, square.max().sqrt()))
 
     def renew(self, x: th.Tensor) -> None:
         """
@@ -114,12 +126,14 @@ class RunningMagnitude(nn.Module):
         """
         self.count.zero_()
         self.total.zero_()
+        self.largest.zero_()
         self.update(x)
 
     def forward(self) -> th.Tensor:
         """:return: scalar"""
-        square = self.total / self.count.clamp_min(1.0)
-        return th.where(square > 0, square.sqrt(), 1.0).float()
+        usual = (self.total / self.count.clamp_min(1.0)).sqrt()
+        magnitude = th.maximum(usual, self.largest / LARGEST_NUMBER)
+        return th.where(magnitude > 0, magnitude, 1.0).float()
 
 
 class Encoder(nn.Module):

@@ -67,6 +67,19 @@ def test_running_magnitude_is_the_root_mean_square() -> None:
     assert magnitude().item() == pytest.approx((25 / 5) ** 0.5)
 
 
+def test_a_rare_number_is_at_most_ten_units() -> None:
+    magnitude = RunningMagnitude()
+    for _ in range(100):
+        magnitude.update(th.zeros(100))
+    magnitude.update(th.tensor([-2.0]))
+    magnitude.update(th.zeros(0))
+    assert magnitude().item() == pytest.approx(0.2)  # the root mean square is 0.02
+    magnitude.update(th.full((200,), 2.0))
+    assert magnitude().item() == pytest.approx((201 * 4 / 10201) ** 0.5)
+    magnitude.renew(th.tensor([0.0, 1.0]))
+    assert magnitude().item() == pytest.approx(0.5**0.5)
+
+
 def test_images_bits_and_ragged_choices() -> None:
     keys = [
         ObservationKey("far", "image", 3 * 8 * 8, (3, 8, 8), "uint8", scale=255.0),
