@@ -19,6 +19,9 @@ GOAL_RADIUS = 0.15
 DOOR = 0.5
 """Distance of the middle of every door from the middle of the world."""
 DOOR_WIDTH = 0.3
+WALL = 0.05
+"""Half the thickness of a wall: on either side of one, positions differ by more than two steps."""
+ROUNDING = 1e-6
 EDGE = 1.0
 """Half the side of the world."""
 EPISODE_STEPS = 200
@@ -27,8 +30,8 @@ EPISODE_STEPS = 200
 class FourRoomsTask(ToyTask):
     """Rules of the maze: a point moves by at most ``STEP_LENGTH`` a step; walls stop it.
 
-    The world is the square [-1, 1]², its walls are the axes. Three doors join the four rooms in a row; there is none
-    between the first, where the point starts, and the last, where the goal is::
+    The world is the square [-1, 1]², its walls lie along the axes, ``2 WALL`` thick. Three doors join the four rooms in a row;
+    there is none between the first, where the point starts, and the last, where the goal is::
 
         +-----------+-----------+
         |                       |
@@ -66,8 +69,10 @@ class FourRoomsTask(ToyTask):
         right, up = action[..., 0], action[..., 1]
         length = np.maximum(np.sqrt(right * right + up * up), 1.0)
         # the upright wall has its door above; the lying one has two, left and right
-        x = _move(x, right * STEP_LENGTH / length, np.abs(y - DOOR) < DOOR_WIDTH / 2)
-        y = _move(y, up * STEP_LENGTH / length, np.abs(np.abs(x) - DOOR) < DOOR_WIDTH / 2)
+        left, below = np.where(x < 0, -1.0, 1.0), np.where(y < 0, -1.0, 1.0)
+        x = _move(x, right * STEP_LENGTH / length, left, _within(y, DOOR), np.abs(y) < WALL - ROUNDING, left * DOOR)
+        open_below = _within(x, np.where(x < 0, -DOOR, DOOR))
+        y = _move(y, up * STEP_LENGTH / length, below, open_below, np.abs(x) < WALL - ROUNDING, np.full_like(y, DOOR))
         off_x, off_y = x - GOAL[0], y - GOAL[1]
         arrived = np.asarray(np.sqrt(off_x * off_x + off_y * off_y) < GOAL_RADIUS)
         return np.stack((x, y), axis=-1), arrived.astype(np.float64), arrived
@@ -86,7 +91,7 @@ class FourRoomsTask(ToyTask):
         :param canvas: an empty canvas
         :param state: shape ``(2,)``
         """
-        scale, gap, wall = canvas.width / (2 * EDGE), DOOR_WIDTH / 2, 0.01
+        scale, gap, wall = canvas.width / (2 * EDGE), DOOR_WIDTH / 2, WALL
 
         def at(x: float, y: float) -> Point:
             return (x + EDGE) * scale, (y + EDGE) * scale
@@ -99,13 +104,32 @@ class FourRoomsTask(ToyTask):
         canvas.circle(at(float(state[0]), float(state[1])), 0.04 * scale, BLUE)
 
 
-def _move(position: FloatArray, by: FloatArray, door: npt.NDArray[np.bool_]) -> FloatArray:
-    """:return: one coordinate after a step that may not cross 0 but through a door"""
-    there = np.clip(position + by, -EDGE, EDGE)
-    side = np.where(position < 0, -1.0, 1.0)
-    crosses = (there * side < 0) | ((there == 0) & (side < 0))
-    # stopped just before the wall, on the side it came from
-    return np.where(crosses & ~door, side * 1e-6, there)
+def _within(position: FloatArray, door: FloatArray | float) -> npt.NDArray[np.bool_]:
+    """:return: whether a coordinate is where a door is"""
+    return np.abs(position - door) < DOOR_WIDTH / 2 + ROUNDING
+
+
+def _move(
+    position: FloatArray,
+    by: FloatArray,
+    side: FloatArray,
+    at_door: npt.NDArray[np.bool_],
+    in_passage: npt.NDArray[np.bool_],
+    passage: FloatArray,
+) -> FloatArray:
+    """
+    :param position: one coordinate
+    :param by: how far to move
+    :param side: of the wall across the way, -1 or 1
+    :param at_door: nothing is in the way
+    :param in_passage: the other coordinate is within the other wall, so that this one must stay within its door
+    :param passage: the middle of that door
+    :return: the coordinate after the step
+    """
+    gap = DOOR_WIDTH / 2
+    low = np.where(in_passage, passage - gap, np.where(at_door | (side < 0), -EDGE, WALL))
+    high = np.where(in_passage, passage + gap, np.where(at_door | (side > 0), EDGE, -WALL))
+    return np.clip(position + by, low, high)
 
 
 class FourRoomsEnv(ToyEnv):

@@ -8,6 +8,7 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 
 import envs
+from envs.four_rooms import FourRoomsTask
 
 
 def placed(env, *state):
@@ -213,15 +214,22 @@ def test_four_rooms_step_by_hand():
 @pytest.mark.parametrize(
     ("position", "action", "after"),
     [
-        ((-0.02, -0.85), (1, 0), (-1e-6, -0.85)),  # no door between the first room and the last
-        ((0.02, -0.5), (-1, 0), (1e-6, -0.5)),
-        ((-0.02, 0.3), (1, 0), (-1e-6, 0.3)),  # beside the door, which is from 0.35 to 0.65
-        ((-0.02, 0.36), (1, 0), (0.02, 0.36)),  # through it
-        ((-0.36, -0.02), (0, 1), (-0.36, 0.02)),
-        ((0.64, 0.02), (0, -1), (0.64, -0.02)),
-        ((0.66, 0.02), (0, -1), (0.66, 1e-6)),
-        ((-1e-6, -0.85), (1, 0), (-1e-6, -0.85)),  # at a wall it stays on its side
-        ((-1e-6, -0.85), (-1, 0), (-0.040001, -0.85)),
+        ((-0.07, -0.85), (1, 0), (-0.05, -0.85)),  # no door between the first room and the last
+        ((0.07, -0.5), (-1, 0), (0.05, -0.5)),
+        ((-0.07, 0.3), (1, 0), (-0.05, 0.3)),  # beside the door, which is from 0.35 to 0.65
+        ((-0.07, 0.36), (1, 0), (-0.03, 0.36)),  # into it
+        ((0.03, 0.36), (1, 0), (0.07, 0.36)),  # and out of it
+        ((-0.36, -0.07), (0, 1), (-0.36, -0.03)),
+        ((0.64, 0.07), (0, -1), (0.64, 0.03)),
+        ((0.66, 0.07), (0, -1), (0.66, 0.05)),
+        ((0.0, 0.36), (0, -1), (0.0, 0.35)),  # a door has sides
+        ((0.0, 0.64), (0, 1), (0.0, 0.65)),
+        ((-0.36, 0.0), (1, 0), (-0.35, 0.0)),
+        ((0.36, 0.0), (-1, 0), (0.35, 0.0)),
+        ((0.0, 0.35), (-1, 0), (-0.04, 0.35)),  # along which one can go
+        ((0.65, 0.0), (0, 1), (0.65, 0.04)),
+        ((-0.05, -0.85), (1, 0), (-0.05, -0.85)),  # at a wall it stays on its side
+        ((-0.05, -0.85), (-1, 0), (-0.09, -0.85)),
         ((0.99, 0.99), (1, 1), (1.0, 1.0)),
     ],
 )
@@ -229,6 +237,23 @@ def test_four_rooms_walls_and_doors(position, action, after):
     env = placed(envs.FourRoomsEnv(), *position)
     _, reward, terminated, _, _ = env.step(np.array(action))
     assert state_of(env) == pytest.approx(after, abs=1e-12) and reward == 0.0 and not terminated
+
+
+def test_four_rooms_nobody_is_ever_inside_a_wall():
+    task = FourRoomsTask()
+    rng = np.random.default_rng(0)
+    position = np.full((200, 2), -0.5)
+    direction, crossed = rng.uniform(-1, 1, (200, 2)), 0
+    for step in range(600):
+        if step % 20 == 0:
+            direction = rng.uniform(-1, 1, (200, 2))
+        before, position = position, task.transition(position, direction)[0]
+        x, y = position.T
+        door_above = np.abs(y - 0.5) < 0.15 + 1e-5
+        doors = np.abs(np.abs(x) - 0.5) < 0.15 + 1e-5
+        assert (door_above | (np.abs(x) > 0.05 - 1e-5)).all() and (doors | (np.abs(y) > 0.05 - 1e-5)).all()
+        crossed += int((before * position < 0).any(1).sum())
+    assert crossed > 50
 
 
 def test_four_rooms_ends_at_the_goal():
