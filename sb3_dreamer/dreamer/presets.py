@@ -40,6 +40,7 @@ DREAMER_V3: dict[str, Any] = dict(
     random_warmup=False,
     pretrain_updates=0,
     online_replay=True,
+    prioritized_replay=0.0,
     batch_size=16,
     batch_length=64,
     train_ratio=1024,

@@ -67,6 +67,7 @@ def test_published_values() -> None:
         slow_critic_rate=0.02,
         replay_value_scale=0.3,
         online_replay=True,
+        prioritized_replay=0.0,
         random_warmup=False,
         pretrain_updates=0,
         max_grad_norm=None,
