@@ -95,6 +95,11 @@ TOY: dict[str, Task] = {
             "dreamer_v3": Training(1, 2500, 125, DREAMER_V3_SHORT),
         },
     ),
+    "ContinuousPendulum-v0-bf16": Task(  # whether learning suffers from short numbers
+        "ContinuousPendulum-v0",
+        -200,
+        {"dreamer": Training(5, 1500, 125, dict(policy_kwargs=dict(precision="bf16")))},
+    ),
     "ContinuousCartPole-v0": Task(
         "ContinuousCartPole-v0",
         195,

@@ -39,7 +39,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     actor_gradient: Literal["auto", "reinforce", "dynamics"]
     ent_coef: float | Literal["auto"]
     action_mean_penalty: float
-    intrinsic_coef: float
+    intrinsic_coef: float | Schedule
     extrinsic_coef: float
     actor_learning_rate: float | Schedule | None
     critic_learning_rate: float | Schedule | None
@@ -54,6 +54,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     """Whether the actor's gradient comes through the imagined dynamics (else REINFORCE's)."""
     _first_ent_coef: float
     _ent_coef: float
+    """Now."""
+    _intrinsic_coef: float
     """Now."""
     _compiled: dict[str, Compiled]
     """Compiled functions by name."""
@@ -71,7 +73,9 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         check_numbers(self, real=[name for name in rates if not callable(getattr(self, name))], optional=rates[1:])
         check_ranges(shares=dict(return_lambda=self.return_lambda, slow_critic_rate=self.slow_critic_rate))
         check_evaluation_rate(self)
-        check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "intrinsic_coef", "extrinsic_coef"))
+        check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "extrinsic_coef"))
+        if not callable(self.intrinsic_coef):
+            check_numbers(self, real=("intrinsic_coef",))
 
     def _setup_model(self) -> None:
         if self.batch_length is None:
@@ -113,6 +117,9 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             share = ENTROPY_STEPS / max(ENTROPY_STEPS, self._steps_in_all)
             self._ent_coef = self._first_ent_coef * max(LEAST_ENTROPY, share)
         self.logger.record("train/ent_coef", self._ent_coef)
+        coef = self.intrinsic_coef
+        self._intrinsic_coef = coef(self._current_progress_remaining) if callable(coef) else coef
+        check_rate(self._intrinsic_coef, "intrinsic_coef", self._current_progress_remaining)
 
     def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
         """:return: norms of the gradients before, scalars"""

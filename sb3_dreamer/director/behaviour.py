@@ -165,7 +165,7 @@ class DirectorLosses(ImaginationAlgorithm):
         for_novelty, novelty_loss = self._manager_advantage(
             "novelty", blocks, novelty, endless, *critics, CURIOSITY_FLOOR, metrics
         )
-        advantage = self.extrinsic_coef * for_task + self.intrinsic_coef * for_novelty
+        advantage = self.extrinsic_coef * for_task + self._intrinsic_coef * for_novelty
 
         log_prob, entropy, weights = blocks.manager.log_prob(blocks.codes), blocks.manager.entropy, blocks.weights[..., 0]
         ent_coef = policy.manager_ent.update(entropy.mean().detach())

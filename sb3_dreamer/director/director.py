@@ -116,7 +116,7 @@ class Director(DirectorLosses):
         goal_steps: int = 8,
         imagination_horizon: int = 16,
         imagination_starts: int | None = 64,
-        intrinsic_coef: float = 0.1,
+        intrinsic_coef: float | Schedule = 0.1,
         extrinsic_coef: float = 1.0,
         exploration: Exploration = "reconstruction",
         worker_intrinsic_coef: float = 0.0,

@@ -134,7 +134,7 @@ class Dreamer(BehaviourLosses):
         replay_value_scale: float = 0.3,
         evaluation_rate: float | None = 0.002,
         exploration: Exploration | None = None,
-        intrinsic_coef: float = 1.0,
+        intrinsic_coef: float | Schedule = 1.0,
         extrinsic_coef: float = 1.0,
         random_warmup: bool = True,
         pretrain_updates: int = 200,
