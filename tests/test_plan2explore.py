@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from conftest import Clock, tiny_dreamer, weights_of
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_dreamer import Dreamer
 from sb3_dreamer.behaviour.curiosity import Disagreement
@@ -123,6 +124,24 @@ def test_curiosity_and_task_have_critics_and_ranges_of_their_own() -> None:
         "disagreement",
         "exploration_critic",
     }
+
+
+def test_curiosity_may_give_way_to_the_task(tmp_path: pathlib.Path) -> None:
+    seen = []
+    model = explorer("envs:ContinuousPendulum-v0", intrinsic_coef=LinearSchedule(2.0, 0.0, 1.0))
+
+    def look(_: dict[str, Any], __: dict[str, Any]) -> bool:
+        seen.append((model.num_timesteps, model._scheduled("intrinsic_coef")))
+        return True
+
+    model.learn(44, callback=look)
+    assert [value for _, value in seen] == pytest.approx([2 - 2 * (steps - 1) / 44 for steps, _ in seen], abs=0.05)
+    model.save(tmp_path / "model")
+    again = Dreamer.load(tmp_path / "model")
+    assert isinstance(again.intrinsic_coef, LinearSchedule) and again.intrinsic_coef(0.5) == 1.0
+    model.intrinsic_coef = lambda remaining: -remaining
+    with pytest.raises(ValueError, match="intrinsic_coef must be a number of at least 0, but its schedule gave -"):
+        model.learn(60)
 
 
 @pytest.mark.parametrize("env", ["envs:ContinuousPendulum-v0", "envs:SequenceMemory-v0"])  # both kinds of gradient

@@ -13,7 +13,13 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_dreamer.behaviour.policy import ImaginationPolicy
-from sb3_dreamer.common.arguments import check_evaluation_rate, check_max_grad_norm, check_numbers, check_ranges, check_rate
+from sb3_dreamer.common.arguments import (
+    check_evaluation_rate,
+    check_max_grad_norm,
+    check_numbers,
+    check_ranges,
+    check_scheduled,
+)
 from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
@@ -54,8 +60,6 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     """Whether the actor's gradient comes through the imagined dynamics (else REINFORCE's)."""
     _first_ent_coef: float
     _ent_coef: float
-    """Now."""
-    _intrinsic_coef: float
     """Now."""
     _compiled: dict[str, Compiled]
     """Compiled functions by name."""
@@ -99,6 +103,14 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         if self.policy.compiles:  # the two unrolls, which take the most operations
             self._compiled = {"loss": Compiled(self.world_model.loss), "imagine": Compiled(self._imagine)}
 
+    def _scheduled(self, name: str) -> float:
+        """:return: an argument's value now: a number, or what a function makes of the remaining progress"""
+        value = getattr(self, name)
+        if callable(value):
+            value = value(self._current_progress_remaining)
+            check_scheduled(value, name, self._current_progress_remaining)
+        return float(value)
+
     @abstractmethod
     def _imagine(self, starts: LatentState) -> Any:
         """
@@ -110,16 +122,13 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
         for group in self.policy.optimizer.param_groups:
             rate = self._schedules.get(group["name"], self.lr_schedule)(self._current_progress_remaining)
-            check_rate(rate, group["name"], self._current_progress_remaining)
+            check_scheduled(rate, f"learning rate of the {group['name']}", self._current_progress_remaining)
             group["lr"] = warmup * rate
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
         if self.ent_coef == "auto":
             share = ENTROPY_STEPS / max(ENTROPY_STEPS, self._steps_in_all)
             self._ent_coef = self._first_ent_coef * max(LEAST_ENTROPY, share)
         self.logger.record("train/ent_coef", self._ent_coef)
-        coef = self.intrinsic_coef
-        self._intrinsic_coef = coef(self._current_progress_remaining) if callable(coef) else coef
-        check_rate(self._intrinsic_coef, "intrinsic_coef", self._current_progress_remaining)
 
     def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
         """:return: norms of the gradients before, scalars"""

@@ -112,16 +112,16 @@ def check_evaluation_rate(model: Any) -> None:
         check_ranges(shares=dict(evaluation_rate=model.evaluation_rate))
 
 
-def check_rate(rate: float, name: str, remaining: float) -> None:
+def check_scheduled(value: float, name: str, remaining: float) -> None:
     """
-    :param rate: that a schedule gave
-    :param name: of what learns with it
+    :param value: that a schedule gave
+    :param name: of what it is to be
     :param remaining: progress, from 1 to 0
     :raises ValueError: it is not a finite number of at least 0
     """
-    if not (rate >= 0 and math.isfinite(rate)):
+    if not (value >= 0 and math.isfinite(value)):
         raise ValueError(
-            f"The learning rate of the {name} must be a number of at least 0, but its schedule gave {rate} with "
+            f"The {name} must be a number of at least 0, but its schedule gave {value} with "
             f"{remaining:.3f} of the progress remaining."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch as th
+from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
 from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
@@ -44,7 +45,7 @@ class DirectorLosses(ImaginationAlgorithm):
 
     policy: DirectorPolicy
     goal_steps: int
-    worker_intrinsic_coef: float
+    worker_intrinsic_coef: float | Schedule
 
     def _imagine(self, starts: LatentState) -> Blocks:
         """
@@ -116,10 +117,11 @@ class DirectorLosses(ImaginationAlgorithm):
         critic = policy.worker_critic(pursuing)
         with th.set_grad_enabled(self._through_dynamics):
             reward = max_cosine(blocks.states.deter, goals)
-            if self.worker_intrinsic_coef > 0:
+            share = self._scheduled("worker_intrinsic_coef")
+            if share > 0:
                 novelty = self._novelty(blocks)
                 usual = policy.usual_novelty.update(novelty[..., 1:].mean().detach())
-                reward = reward + self.worker_intrinsic_coef * novelty / usual.clamp_min(CURIOSITY_FLOOR)
+                reward = reward + share * novelty / usual.clamp_min(CURIOSITY_FLOOR)
             value = critic.mean
             returns = worker_returns(reward, th.full_like(reward, self.gamma), value, self.return_lambda)
         scale = policy.worker_range.update(returns)
@@ -165,7 +167,7 @@ class DirectorLosses(ImaginationAlgorithm):
         for_novelty, novelty_loss = self._manager_advantage(
             "novelty", blocks, novelty, endless, *critics, CURIOSITY_FLOOR, metrics
         )
-        advantage = self.extrinsic_coef * for_task + self._intrinsic_coef * for_novelty
+        advantage = self.extrinsic_coef * for_task + self._scheduled("intrinsic_coef") * for_novelty
 
         log_prob, entropy, weights = blocks.manager.log_prob(blocks.codes), blocks.manager.entropy, blocks.weights[..., 0]
         ent_coef = policy.manager_ent.update(entropy.mean().detach())

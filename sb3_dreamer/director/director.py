@@ -46,13 +46,14 @@ class Director(DirectorLosses):
     :param goal_steps: K, steps for which a goal is pursued
     :param imagination_horizon: H, steps imagined: a multiple of ``goal_steps``
     :param imagination_starts: replayed states from which a batch imagines, drawn at random; None for all of them
-    :param intrinsic_coef: weight of novelty's returns in the manager's advantage, in units of their range
+    :param intrinsic_coef: weight of novelty's returns in the manager's advantage, in units of their range; a number or a
+        function of the remaining progress, with which novelty can give way to the task
     :param extrinsic_coef: weight of the task's returns there, in units of theirs
     :param exploration: what novelty is: ``"reconstruction"``, what the autoencoder reconstructs badly, as in the paper, or
         ``"plan2explore"`` or ``"state_entropy"`` as :class:`~sb3_dreamer.dreamer.Dreamer`'s
     :param worker_intrinsic_coef: weight of novelty in the worker's reward, in units of its usual value, beside the goal's,
-        which is at most 1 a step: goals are states that have been seen, and with novelty the worker goes beyond them; 0, as in
-        the paper, for goals alone
+        which is at most 1 a step: goals are states that have been seen, and with novelty the worker goes beyond them; a number
+        or a function of the remaining progress; 0, as in the paper, for goals alone
     :param manager_entropy: entropy that the manager keeps, as a share of the largest; a weight that adapts sees to it
     :param actor_gradient: the worker's: ``"reinforce"``, ``"dynamics"`` (through the imagined dynamics), or ``"auto"``:
         dynamics for continuous actions, reinforce for discrete ones. The manager's is always REINFORCE's
@@ -119,7 +120,7 @@ class Director(DirectorLosses):
         intrinsic_coef: float | Schedule = 0.1,
         extrinsic_coef: float = 1.0,
         exploration: Exploration = "reconstruction",
-        worker_intrinsic_coef: float = 0.0,
+        worker_intrinsic_coef: float | Schedule = 0.0,
         manager_entropy: float = 0.5,
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
         ent_coef: float | Literal["auto"] = 3e-3,
@@ -191,7 +192,9 @@ class Director(DirectorLosses):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_numbers(self, whole=("goal_steps",), real=("manager_entropy", "worker_intrinsic_coef"), minimum=0)
+        check_numbers(self, whole=("goal_steps",), real=("manager_entropy",), minimum=0)
+        if not callable(self.worker_intrinsic_coef):
+            check_numbers(self, real=("worker_intrinsic_coef",))
         check_exploration(self.exploration)
         if self.goal_steps < 1:
             raise ValueError(f"goal_steps must be at least 1, got {self.goal_steps}.")

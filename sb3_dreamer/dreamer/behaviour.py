@@ -160,7 +160,7 @@ class BehaviourLosses(ImaginationAlgorithm):
             discount = th.full_like(reward, self.gamma)
             returns, _ = imagined_returns(reward, discount, critic.mean, self.return_lambda)
         scale = explorer.range.update(returns, CURIOSITY_FLOOR)
-        task_share, share = self.extrinsic_coef / task.scale, self._intrinsic_coef / scale
+        task_share, share = self.extrinsic_coef / task.scale, self._scheduled("intrinsic_coef") / scale
         both = Wanted(
             task_share * task.returns + share * returns,
             task_share * task.value + share * critic.mean[:, :-1],

@@ -69,7 +69,8 @@ class Dreamer(BehaviourLosses):
         :class:`~sb3_dreamer.director.Director` without its hierarchy; ``"state_entropy"`` for what is far from the states
         seen (Liu and Abbeel 2021, https://arxiv.org/abs/2103.04551), which lasts where nothing is hard to predict; None for
         the task alone
-    :param intrinsic_coef: weight of the returns of curiosity, in units of their range
+    :param intrinsic_coef: weight of the returns of curiosity, in units of their range; a number or a function of the remaining
+        progress (from 1 to 0), with which curiosity can give way to the task
     :param extrinsic_coef: weight of the task's returns, in units of theirs, while exploring; 0 to explore without a task,
         which :meth:`adapt` makes good afterwards
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_dreamer.common.arguments import check_numbers, check_rate
+from sb3_dreamer.common.arguments import check_numbers, check_scheduled
 from sb3_dreamer.planning.imagination import DreamingAlgorithm
 from sb3_dreamer.planning.planners import Method
 from sb3_dreamer.planning.policy import PlanningPolicy
@@ -40,5 +40,5 @@ class PlanningAlgorithm(DreamingAlgorithm):
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         remaining = self._current_progress_remaining
-        check_rate(self.lr_schedule(remaining), "world_model", remaining)
+        check_scheduled(self.lr_schedule(remaining), "learning rate of the world_model", remaining)
         super()._update_learning_rate(optimizers)
