@@ -7,11 +7,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from meta_tasks import HELD_OUT, INSIDE, HeldOut, Line, held_out_tasks, plain_env, told_env, trial_env
 from pendulum_optimum import optimal_returns
 from stable_baselines3.common.env_util import make_vec_env
 
 from envs import MetaPendulumEnv, TrialWrapper
+from envs.pendulum import EPISODE_STEPS
 from sb3_dreamer import Dreamer
 from sb3_dreamer.world_models import ContextRSSM, MLPWorldModel
 
@@ -131,7 +133,7 @@ class WholeTrial(TrialWrapper):
     """Two episodes of a task as one."""
 
     def __init__(self) -> None:
-        super().__init__(plain_env(**INSIDE), episodes=2, show_action=True)
+        super().__init__(TimeLimit(MetaPendulumEnv(**INSIDE), EPISODE_STEPS), episodes=2, show_action=True)
 
     def step(self, action: Any) -> Any:
         """:return: as an environment's; the first episode's end is only to be seen in the observation"""

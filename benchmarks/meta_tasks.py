@@ -49,14 +49,32 @@ def held_out_tasks(n: int, seed: int) -> list[HeldOut]:
     ]
 
 
-def plain_env(steps: int = EPISODE_STEPS, **task: Any) -> gym.Env:
-    """:return: a new task every episode, of which nothing tells"""
-    return TimeLimit(MetaPendulumEnv(**task), steps)
-
-
 def trial_env(steps: int = EPISODE_STEPS, show_action: bool = False, **task: Any) -> TrialWrapper:
     """:return: two episodes of every task"""
     return TrialWrapper(TimeLimit(MetaPendulumEnv(**task), steps), episodes=2, show_action=show_action)
+
+
+class Untold(gym.ObservationWrapper):
+    """
+    The same tasks in the same order, of whose borders nothing tells.
+
+    :param env: from :func:`trial_env`
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        inner: Any = env.observation_space
+        self.observation_space = inner["obs"]
+
+    def observation(self, observation: dict[str, Any]) -> np.ndarray:
+        """:return: the pendulum's own, ``(3,)``"""
+        own: np.ndarray = observation["obs"]
+        return own
+
+
+def plain_env(steps: int = EPISODE_STEPS, **task: Any) -> gym.Env:
+    """:return: two episodes of every task, of which nothing tells"""
+    return Untold(trial_env(steps, **task))
 
 
 class Told(gym.ObservationWrapper):
@@ -79,5 +97,5 @@ class Told(gym.ObservationWrapper):
 
 
 def told_env(**task: Any) -> gym.Env:
-    """:return: a new task every episode, which is told"""
+    """:return: two episodes of every task, whose mass and length are told"""
     return Told(plain_env(**task))

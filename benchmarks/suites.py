@@ -75,8 +75,6 @@ DQN: dict[str, Any] = dict(
     exploration_final_eps=0.1,
     policy_kwargs=dict(net_arch=[256, 256]),
 )
-# Over the settings of compare, whose rounds are smaller: the zoo's.
-DQN_CARTPOLE: dict[str, Any] = dict(learning_starts=1000, train_freq=256, gradient_steps=128)
 PPO_ACROBOT: dict[str, Any] = dict(normalize=True, n_envs=16, n_steps=256, gae_lambda=0.94, n_epochs=4, ent_coef=0.0)
 PPO_LANDER: dict[str, Any] = dict(n_envs=16, n_steps=1024, gae_lambda=0.98, gamma=0.999, n_epochs=4, ent_coef=0.01)
 
@@ -167,7 +165,7 @@ CLASSIC: dict[str, Task] = {
     "CartPole-v1": Task(
         "CartPole-v1",
         475,
-        {"dreamer": Training(3, 5000, 250), "dqn": Training(3, 50_000, 2500, DQN_CARTPOLE), "ppo": Training(3, 50_000, 2500)},
+        {"dreamer": Training(3, 5000, 250), "dqn": Training(3, 50_000, 2500), "ppo": Training(3, 50_000, 2500)},
     ),
     "Acrobot-v1": Task(
         "Acrobot-v1",

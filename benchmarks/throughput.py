@@ -2,13 +2,15 @@
 How long one full update takes (world model, imagination, actor, critic, optimizer), one acting step, and one plan.
 
 ``python benchmarks/throughput.py [--cases ...] [--updates 10]`` prints a table and records it in
-``benchmarks/results/throughput/<device>.json`` beside the processor, versions and the measured peak of matrix products. One
-torch thread; CPU seconds of the process are what is compared, as they do not count what else the machine does. With
-``--device cuda``, seconds are those of the clock, and of a finished computation.
+``benchmarks/results/throughput/<device>.json`` beside the processor, versions and the peak of matrix products in the same
+precision, measured right after. A process a case, one torch thread; CPU seconds of the process are what is compared, as they
+do not count what else the machine does. With ``--device cuda``, seconds are those of the clock, and of a finished computation.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_dreamer import DREAMER_V3, Dreamer, PlaNet
 from sb3_dreamer.compare.machine import cpu_model, installed_versions
+from sb3_dreamer.compare.records import write_json
 from sb3_dreamer.planning import NormalSequences, Planner, imagined_score
 from sb3_dreamer.world_models import ModelSize
 
@@ -157,16 +160,13 @@ def plan_ms(device: str) -> dict[str, float]:
     return {"median": 1e3 * float(np.median(seconds[10:])), "least": 1e3 * min(seconds)}
 
 
-def forget_peak_memory() -> None:
-    """Let the process's peak start anew, where the system can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def peak_memory_mb() -> float | None:
-    """:return: the most resident memory since :func:`forget_peak_memory`, None where the system does not tell"""
+def peak_memory_mb(device: str) -> float | None:
+    """
+    :param device: torch device
+    :return: the most memory that this process has had: resident, where the system tells (Linux); on a GPU its tensors'
+    """
+    if device != "cpu":
+        return th.cuda.max_memory_allocated() / 2**20
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -179,12 +179,14 @@ def _wait(device: str) -> None:
         th.cuda.synchronize()
 
 
-def gemm_peak(device: str) -> float:
+def gemm_peak(device: str, precision: str = "fp32") -> float:
     """
     :param device: torch device
+    :param precision: ``"fp32"`` or ``"bf16"``
     :return: the best of matrix products of the dominant shape, in GFLOP/s
     """
-    a, b = th.randn(8192, 512, device=device), th.randn(512, 256, device=device)
+    dtype = th.bfloat16 if precision == "bf16" else th.float32
+    a, b = th.randn(8192, 512, device=device, dtype=dtype), th.randn(512, 256, device=device, dtype=dtype)
     best = 0.0
     for _ in range(10):
         _wait(device)
@@ -196,40 +198,72 @@ def gemm_peak(device: str) -> float:
     return best
 
 
+def run_case(name: str, updates: int, device: str) -> dict[str, Any]:
+    """
+    :param name: of one of ``CASES``
+    :param updates: how many to time
+    :param device: torch device
+    :return: what :func:`measure` found, and what follows from it, beside the peak of this moment
+    """
+    case = CASES[name]
+    found = measure(case, updates, device)
+    seconds = found["cpu_seconds" if device == "cpu" else "wall_seconds"]
+    peak = gemm_peak(device, case.get("precision", "fp32"))
+    found.update(
+        updates_per_second=1 / seconds,
+        gemm_peak_gflops=peak,
+        share_of_peak=found["gflop"] / seconds / peak,
+        peak_memory_mb=peak_memory_mb(device),
+        versions=installed_versions(),
+    )
+    return found
+
+
+def alone(name: str, updates: int, device: str) -> dict[str, Any]:
+    """:return: as :func:`run_case`, in a process of its own, whose memory is the case's alone; or a plan's, for ``"plan"``"""
+    command = [sys.executable, __file__, "--alone", name, "--updates", str(updates), "--device", device]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return found
+
+
 def main() -> None:
     """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE")
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--alone", choices=[*CASES, "plan"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     th.set_num_threads(1)
-    peak = gemm_peak(args.device)
+    if args.alone is not None:
+        found = plan_ms(args.device) if args.alone == "plan" else run_case(args.alone, args.updates, args.device)
+        print(json.dumps(found))
+        return
     name = cpu_model() if args.device == "cpu" else th.cuda.get_device_name()
-    print(f"{name}, 1 thread, matrix products at most {peak:.0f} GFLOP/s\n")
+    print(f"{name}, 1 thread\n")
     unit = "CPU s" if args.device == "cpu" else "s"
-    print(f"| case | parameters | {unit} an update | updates/s | GFLOP | share of peak | sampling | acting ms, 1 / 16 envs |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        f"| case | parameters | {unit} an update | updates/s | GFLOP | peak, GFLOP/s | share of it | sampling "
+        "| acting ms, 1 / 16 envs | memory, MB |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{args.device}.json"
     record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
-    record.update(processor=name, threads=1, gemm_peak_gflops=peak, versions=installed_versions())
+    record.update(processor=name, threads=1)
     for case in args.cases:
-        forget_peak_memory()
-        found = measure(CASES[case], args.updates, args.device)
-        found["peak_memory_mb"] = peak_memory_mb()
-        record["cases"][case] = found
-        seconds = found["cpu_seconds" if args.device == "cpu" else "wall_seconds"]
-        share = found["gflop"] / seconds / peak
+        record["cases"][case] = found = alone(case, args.updates, args.device)
         acting = " / ".join(f"{ms:.2f}" for ms in found["acting_ms"].values())
+        memory = "" if found["peak_memory_mb"] is None else f"{found['peak_memory_mb']:,.0f}"
         print(
-            f"| {case} | {found['parameters']:,} | {seconds:.3f} | {1 / seconds:.2f} "
-            f"| {found['gflop']:.1f} | {share:.0%} | {found['sampling_share']:.1%} | {acting} |",
+            f"| {case} | {found['parameters']:,} | {1 / found['updates_per_second']:.3f} | {found['updates_per_second']:.2f} "
+            f"| {found['gflop']:.1f} | {found['gemm_peak_gflops']:.0f} | {found['share_of_peak']:.0%} "
+            f"| {found['sampling_share']:.1%} | {acting} | {memory} |",
             flush=True,
         )
-        path.write_text(json.dumps(record, indent=1) + "\n")
-    record["plan_ms"] = plan_ms(args.device)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(path, record)
+    record["plan_ms"] = alone("plan", args.updates, args.device)
+    write_json(path, record)
     print(f"\nA plan (CEM, 200 candidates x 5 iterations x 15 steps): {record['plan_ms']['median']:.1f} ms")
 
 

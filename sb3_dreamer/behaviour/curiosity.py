@@ -145,7 +145,8 @@ class StateEntropy(Curiosity):
 
     :param decode: the world model's ``decode``
     :param obs_size: numbers in an observation
-    :param particles: states in the sample, a quarter of them from each of the last four batches
+    :param particles: states in the sample, one of each window of the last batches: neighbours in time are neighbours in
+        space, and would tell of nothing else
     :param neighbours: k
     """
 
@@ -161,10 +162,9 @@ class StateEntropy(Curiosity):
         neighbours: int = 8,
     ) -> None:
         super().__init__()
-        if particles < 4 or particles % 4 or not 1 <= neighbours <= particles:
+        if not 1 <= neighbours <= particles:
             raise ValueError(
-                "particles must be a multiple of 4, and neighbours between 1 and particles, "
-                f"got particles={particles!r}, neighbours={neighbours!r}."
+                f"neighbours must lie between 1 and particles, got particles={particles!r}, neighbours={neighbours!r}."
             )
         self.neighbours = neighbours
         self._decode = decode
@@ -175,23 +175,25 @@ class StateEntropy(Curiosity):
     @th.no_grad()
     def loss(self, batch: SequenceBatch, posterior: LatentState) -> th.Tensor:
         """
-        Nothing is learnt: states of the batch, as often as they occur, take the place of the oldest in the sample.
+        Nothing is learnt: a state of each window, as often as states occur, takes the place of the oldest in the sample. To be
+        called when the batch has been dreamt of: else every start is near to what has been seen, and any way from there novel.
 
         :param batch: the batch
         :param posterior: its states, ``(B, T, ...)``
         :return: 0
         """
-        windows = slice(batch.n_uniform or None)
-        states = posterior.map(lambda part: part[windows].flatten(0, -2))
-        rows = th.randint(len(states.deter), (len(self.particles) // 4,), device=states.deter.device)
-        fresh = self._expected(states.map(lambda part: part[rows]))
+        states = posterior.map(lambda part: part[: batch.n_uniform or None])
+        n, length = states.deter.shape[:2]
+        row, window = th.randint(length, (n,), device=states.deter.device), th.arange(n, device=states.deter.device)
+        fresh = self._expected(states.map(lambda part: part[window, row]))[: len(self.particles)]
         sound, first = th.isfinite(fresh).all(), self.scaling.count == 0
         if bool(sound):  # else the update is skipped, and the sample would keep it
             self.scaling.update(fresh)
             distance = self.distance(fresh).mean()  # before they are in the sample themselves
             self.usual_distance.update(th.where(first, th.nan, distance))
-            later = th.where(first, fresh.repeat(4, 1), th.cat([self.particles[len(fresh) :], fresh]))
-            self.particles.copy_(later)
+            copies = -(-len(self.particles) // len(fresh))
+            begun = fresh.repeat(copies, 1)[: len(self.particles)]
+            self.particles.copy_(th.where(first, begun, th.cat([self.particles[len(fresh) :], fresh])))
         return fresh.new_zeros(())
 
     def _expected(self, states: LatentState) -> th.Tensor:
@@ -204,8 +206,9 @@ class StateEntropy(Curiosity):
         :param obs: ``(..., O)``
         :return: mean distance to the nearest of the sample, ``(...)``
         """
-        known, asked = self.scaling(self.particles), self.scaling(obs.flatten(0, -2))
-        square = asked.square().sum(-1, keepdim=True) + known.square().sum(-1) - 2 * asked @ known.T
+        known, asked = self.scaling(self.particles), self.scaling(obs.float().flatten(0, -2))
+        with th.autocast(asked.device.type, enabled=False):  # near states, whose difference short numbers would lose
+            square = asked.square().sum(-1, keepdim=True) + known.square().sum(-1) - 2 * asked @ known.T
         nearest = square.topk(self.neighbours, largest=False, sorted=False).values
         return nearest.clamp_min(1e-6).sqrt().mean(-1).view(obs.shape[:-1])
 

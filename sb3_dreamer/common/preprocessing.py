@@ -228,7 +228,7 @@ class ObservationCodec:
                 array = array.reshape(*lead, *key.image_shape)
             else:
                 array = array.reshape(*lead, key.size)
-            tensor = th.as_tensor(array, device=device)
+            tensor = to_device(array, device)
             tensors[key.name] = tensor if key.kind == "image" else tensor.float()
         return tensors
 
@@ -397,6 +397,17 @@ class ActionCodec:
         fixed = self._half == 0  # a dimension with one value only
         scaled = (action.reshape(*lead, self.size) - self._center) / np.where(fixed, 1.0, self._half)
         return np.where(fixed, 0.0, scaled).astype(np.float32)
+
+
+def to_device(array: np.ndarray, device: th.device) -> th.Tensor:
+    """
+    :param array: numbers
+    :param device: where they are wanted
+    :return: a tensor: on a CPU of the same memory; to a GPU they travel while the process goes on
+    """
+    if device.type == "cuda":
+        return th.as_tensor(array).pin_memory().to(device, non_blocking=True)
+    return th.as_tensor(array, device=device)
 
 
 def pick(obs: Any, i: int) -> Any:

@@ -15,7 +15,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_dreamer.common.memory import DiskArrays, warn_if_larger_than_memory
-from sb3_dreamer.common.preprocessing import ObservationCodec, ObservationKey
+from sb3_dreamer.common.preprocessing import ObservationCodec, ObservationKey, to_device
 from sb3_dreamer.common.replay_priorities import draw_slots, priority_of
 from sb3_dreamer.common.types import LatentState, RowIndex, SequenceBatch
 
@@ -301,7 +301,7 @@ class SequenceBuffer:
         return batch, RowIndex(streams, numbers[:, 1:])
 
     def _tensor(self, array: np.ndarray) -> th.Tensor:
-        return th.as_tensor(np.ascontiguousarray(array), device=self.device).float()
+        return to_device(np.ascontiguousarray(array), self.device).float()
 
     def rng_state(self) -> Any:
         """:return: state of the sampling's random numbers, for :meth:`set_rng_state`"""

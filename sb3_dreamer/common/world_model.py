@@ -157,16 +157,18 @@ class WorldModel(nn.Module, ABC):
 
     def row_losses(self, losses: dict[str, th.Tensor]) -> th.Tensor:
         """
-        How badly each row of a batch was predicted.
+        How badly each row of a batch was predicted, beyond what its best tenth has: some of a loss is never 0, such as free
+        nats and the entropy of a soft flag, and would make all rows look alike.
 
         :param losses: from :meth:`loss`, each ``(B, T)`` or of the last rows alone
-        :return: their weighted sums, ``(B, T)``, without gradient
+        :return: their weighted sums less that, at least 0, ``(B, T)``, without gradient
         """
         length = max(loss.shape[1] for loss in losses.values())
         weighted = [
             self.loss_scales[name] * F.pad(loss.detach(), (length - loss.shape[1], 0)) for name, loss in losses.items()
         ]
-        return th.stack(weighted).sum(0)
+        total = th.stack(weighted).sum(0)
+        return (total - total.float().quantile(0.1)).clamp_min(0.0)
 
     def update_statistics(self, obs: dict[str, th.Tensor], reward: th.Tensor) -> None:
         """

@@ -142,17 +142,15 @@ _A2C_PENDULUM = {
     "policy_kwargs": {"log_std_init": -2, "ortho_init": False},
 }
 
-# Zoo: 128 updates after every 256 steps, from step 1000 on. The same ratio in smaller rounds and an earlier start, as
-# the runs here are ten times shorter.
 _DQN = {
     "learning_rate": 2.3e-3,
     "batch_size": 64,
     "buffer_size": 100_000,
-    "learning_starts": 500,
+    "learning_starts": 1000,
     "gamma": 0.99,
-    "target_update_interval": 10,
-    "train_freq": 16,
-    "gradient_steps": 8,
+    "target_update_interval": 10,  # in steps: the target stays where it is for the 128 updates of a round
+    "train_freq": 256,
+    "gradient_steps": 128,
     "exploration_fraction": 0.16,
     "exploration_final_eps": 0.04,
     "policy_kwargs": {"net_arch": [256, 256]},

@@ -30,8 +30,8 @@ class Director(DirectorLosses):
 
     :param policy: ``"MlpPolicy"``, ``"CnnPolicy"`` for images, ``"MultiInputPolicy"`` for dictionaries, or a policy class
     :param env: the environment, or its id
-    :param learning_rate: of world model and autoencoder, and of actors and critics unless they have their own; a number or a
-        function of the remaining progress (from 1 to 0)
+    :param learning_rate: of the world model, and of actors and critics unless they have their own; a number or a function of
+        the remaining progress (from 1 to 0)
     :param buffer_size: rows of the replay over all environments (an episode of n steps takes n + 1 rows)
     :param learning_starts: environment steps before the first update; None for 200, or more where many environments
         need more to fill one window each
@@ -62,7 +62,8 @@ class Director(DirectorLosses):
     :param action_mean_penalty: weight of the mean square of the worker's pre-tanh action means (of the centred logits for
         discrete actions)
     :param actor_learning_rate: of manager and worker, None for ``learning_rate``
-    :param critic_learning_rate: of their critics, None for ``learning_rate``
+    :param critic_learning_rate: of their critics, of the autoencoder and of what tells novelty; None for ``learning_rate``.
+        Codes that change faster than the manager learns would be a language that it never comes to speak
     :param warmup_updates: updates over which the learning rates rise from 0
     :param max_grad_norm: largest norm of the gradient of each network; None for no limit
     :param slow_critic_scale: weight of the critics' pull towards their slow copies
@@ -98,6 +99,8 @@ class Director(DirectorLosses):
         "manager_critic": "critic_learning_rate",
         "novelty_critic": "critic_learning_rate",
         "worker_critic": "critic_learning_rate",
+        "autoencoder": "critic_learning_rate",
+        "disagreement": "critic_learning_rate",
     }
 
     def __init__(
@@ -237,12 +240,14 @@ class Director(DirectorLosses):
                 # Goals: name the states found by codes
                 goal_loss = policy.autoencoder.loss(batch, posterior)
                 metrics.update(goal_loss=goal_loss, goal_kl_weight=policy.autoencoder.kl_weight.weight.clone())
-                if policy.explorer is not None:
-                    metrics[f"{policy.explorer.name}_loss"] = policy.explorer.loss(batch, posterior)
-                    goal_loss = goal_loss + metrics[f"{policy.explorer.name}_loss"]
 
                 # Behaviour: imagine from the states, goal by goal
                 losses_of_behaviour = () if model_alone else self._behaviour_losses(posterior, metrics)
+
+                # What is novel, where it is not what the autoencoder reconstructs badly
+                if policy.explorer is not None:
+                    metrics[f"{policy.explorer.name}_loss"] = policy.explorer.loss(batch, posterior)
+                    goal_loss = goal_loss + metrics[f"{policy.explorer.name}_loss"]
 
             # One optimizer step, of all networks and what follows them; fresh latents go into the replay
             actors = [policy.manager, policy.worker]

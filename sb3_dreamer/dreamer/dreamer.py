@@ -230,14 +230,14 @@ class Dreamer(BehaviourLosses):
                 model_loss = self.world_model.total_loss(losses)
                 metrics.update({f"{name}_loss": loss.mean() for name, loss in losses.items()}, model_loss=model_loss)
 
+                # Behaviour: imagine from the states found, raise the returns, and learn to predict them
+                losses_of_behaviour = () if model_alone else self._behaviour_losses(batch, posterior, metrics)
+
                 # What exploring is rewarded for: predictions that learn from the states, not these from them
                 if policy.explorer is not None:
                     curiosity_loss = policy.explorer.curiosity.loss(batch, posterior)
                     metrics[f"{policy.explorer.curiosity.name}_loss"] = curiosity_loss
                     model_loss = model_loss + curiosity_loss
-
-                # Behaviour: imagine from the states found, raise the returns, and learn to predict them
-                losses_of_behaviour = () if model_alone else self._behaviour_losses(batch, posterior, metrics)
 
             # One optimizer step, of all networks and what follows them; fresh latents go into the replay
             if not self._step_networks(model_loss, losses_of_behaviour, [self.actor], metrics):

@@ -55,7 +55,7 @@ class VectorScaling(nn.Module):
         mean = x.mean(0)
         delta = mean - self.mean
         square = (x - mean).square().sum(0) + delta.square() * self.count * n / total
-        self.square.copy_(square if self.count == 0 else self.square + square)
+        self.square.copy_(th.where(self.count == 0, square, self.square + square))
         self.mean.add_(delta * n / total)
         self.count.copy_(total)
 

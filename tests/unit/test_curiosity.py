@@ -68,13 +68,41 @@ def test_an_actor_can_climb_it() -> None:
     assert known.grad is not None and th.isfinite(known.grad).all()
 
 
-def test_the_sample_is_of_the_last_four_batches() -> None:
+def test_the_sample_is_one_row_of_each_window_of_the_last_batches() -> None:
+    th.manual_seed(0)
     entropy = StateEntropy(decode, 1, particles=8, neighbours=1)
     for number in range(1, 7):
-        assert entropy.loss(batch_of(1), states(*[float(number)] * 5)).item() == 0.0
+        deter = (10 * number + th.tensor([[1.0] * 5, [2.0] * 5])).unsqueeze(-1)  # two windows
+        assert entropy.loss(batch_of(2), LatentState(deter, deter)).item() == 0.0
         present = sorted(set(entropy.particles.flatten().tolist()))
-        assert present == [float(x) for x in range(max(1, number - 3), number + 1)]
-    assert (entropy.particles.flatten().unique(return_counts=True)[1] == 2).all()
+        assert present == [10.0 * n + window for n in range(max(1, number - 3), number + 1) for window in (1, 2)]
+    rows = th.arange(400.0).view(1, 400, 1)
+    few = StateEntropy(decode, 1, particles=400, neighbours=1)
+    for _ in range(400):
+        few.loss(batch_of(1), LatentState(rows, rows))
+    assert 200 < len(few.particles.unique()) and float(few.particles.mean()) == pytest.approx(200, abs=25)  # any row
+
+
+def test_starts_are_judged_before_they_are_in_the_sample() -> None:
+    """A start among its own past and future would be known, and any way from there a discovery."""
+    model = Dreamer(
+        "MlpPolicy",
+        "envs:ContinuousPendulum-v0",
+        exploration="state_entropy",
+        policy_kwargs=dict(size="debug"),
+        pretrain_updates=0,
+        learning_starts=40,
+        device="cpu",
+    )
+    explorer, order = model.policy.explorer, []
+    assert explorer is not None
+    curiosity = explorer.curiosity
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("loss", "reward"):
+            found = getattr(type(curiosity), name)
+            patch.setattr(type(curiosity), name, lambda *args, name=name, found=found: (order.append(name), found(*args))[1])
+        model.learn(42)
+    assert order[:4] == ["reward", "loss"] * 2
 
 
 @pytest.mark.parametrize(("n_uniform", "kept"), [(None, [1.0, 2.0, 9.0]), (2, [1.0, 2.0]), (0, [1.0, 2.0, 9.0])])
@@ -91,7 +119,7 @@ def test_the_unit_is_the_usual_distance_of_what_is_not_yet_in_the_sample() -> No
     th.manual_seed(0)
     entropy = StateEntropy(decode, 1, particles=400, neighbours=1)
     for _ in range(500):
-        entropy.loss(batch_of(1), LatentState(100 * th.rand(1, 256, 1), th.zeros(1, 256, 1)))
+        entropy.loss(batch_of(32), LatentState(100 * th.rand(32, 8, 1), th.zeros(32, 8, 1)))
     fresh = entropy.distance(100 * th.rand(4000, 1)).mean()
     assert float(entropy.usual_distance.mean) == pytest.approx(float(fresh), rel=0.1)
 
@@ -111,9 +139,7 @@ def test_a_running_mean_by_hand() -> None:
     assert found == [4.0, 4.0, 6.0, 4.0]
 
 
-@pytest.mark.parametrize(
-    "kwargs", [dict(particles=2), dict(particles=10), dict(neighbours=0), dict(particles=4, neighbours=5)]
-)
+@pytest.mark.parametrize("kwargs", [dict(particles=2), dict(particles=0), dict(neighbours=0), dict(particles=4, neighbours=5)])
 def test_sizes_that_make_no_sense(kwargs: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="particles"):
         StateEntropy(decode, 3, **kwargs)

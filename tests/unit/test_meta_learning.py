@@ -125,3 +125,17 @@ def test_starts_learnt_for_tuning_differ_from_where_they_began() -> None:
         assert any(moved) and all(bool(p.isfinite().all()) for p in found.parameters())
     lines = study.judge({"average": lambda episode: model})
     assert [line["tasks"] for line in lines] == ["inside", "outside"] and lines[0]["second_episode"] > 0
+
+
+def test_who_is_told_nothing_meets_the_same_tasks() -> None:
+    tasks = module("meta_tasks")
+    makes = (tasks.trial_env, tasks.plain_env, tasks.told_env)
+    trials, plain, told = (make(**tasks.INSIDE) for make in makes)
+    met = []
+    for episode in range(5):
+        seed = 3 if episode == 0 else None
+        obs = [env.reset(seed=seed)[0] for env in (trials, plain, told)]
+        np.testing.assert_array_equal(obs[0]["obs"], obs[1])
+        np.testing.assert_array_equal(obs[1], obs[2][:3])
+        met.append(tuple(np.round(obs[2][3:], 5)))
+    assert met[0] == met[1] != met[2] == met[3] != met[4]
