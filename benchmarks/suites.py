@@ -1,7 +1,7 @@
 """
 The tasks of ``learning.py``: who runs on them, for how long, and with which settings.
 
-Dreamer runs with its defaults everywhere. The baselines have the settings that RL Baselines3 Zoo tuned (from
+Dreamer runs with its defaults everywhere, but for two memories that are longer than these reach. The baselines have the settings that RL Baselines3 Zoo tuned (from
 ``sb3_dreamer/compare/settings.py``, or here), SB3's where it has none, and lengths in which they are known to get there.
 """
 
@@ -211,20 +211,25 @@ CONTROL: dict[str, Task] = {
 }
 
 
-def _recall(delay: int, total_timesteps: int, recurrent: Mapping[str, Any]) -> Task:
+def _recall(delay: int, total_timesteps: int, recurrent: Mapping[str, Any], **dreamer: Any) -> Task:
     return Task(
         "DelayedRecall-v0",
         0.95,
-        {"dreamer": Training(3, total_timesteps, 500), "recurrent_ppo": Training(2, 100_000, 5000, recurrent)},
+        {"dreamer": Training(3, total_timesteps, 500, dreamer), "recurrent_ppo": Training(2, 100_000, 5000, recurrent)},
         n_eval_episodes=60,
         env_kwargs={"delay": delay},
     )
 
 
+def _long_memory(rows: int, update_bias: tuple[float, float]) -> dict[str, Any]:
+    """What a memory over so many rows asks for: windows that hold it, and units that keep what they know for so long."""
+    return dict(batch_length=rows, policy_kwargs=dict(world_model_kwargs=dict(update_bias=update_bias)))
+
+
 MEMORY: dict[str, Task] = {
     "DelayedRecall-10": _recall(10, 10_000, RECURRENT),
-    "DelayedRecall-30": _recall(30, 15_000, RECURRENT_LONG),
-    "DelayedRecall-60": _recall(60, 30_000, RECURRENT_LONG),
+    "DelayedRecall-30": _recall(30, 12_000, RECURRENT_LONG, **_long_memory(48, (1.0, -5.0))),
+    "DelayedRecall-60": _recall(60, 30_000, RECURRENT_LONG, **_long_memory(96, (1.0, -6.0))),
     "MiniGrid-MemoryS7-v0": Task(
         "tasks:Memory/MiniGridS7", 0.9, {"dreamer": Training(2, 30_000, 1000)}, packages=("minigrid",)
     ),
