@@ -1,8 +1,9 @@
 """
 The tasks of ``learning.py``: who runs on them, for how long, and with which settings.
 
-Dreamer runs with its defaults everywhere, but for two memories that are longer than these reach. The baselines have the settings that RL Baselines3 Zoo tuned (from
-``sb3_dreamer/compare/settings.py``, or here), SB3's where it has none, and lengths in which they are known to get there.
+Dreamer runs with its defaults everywhere, but for two memories that are longer than these reach. The baselines have the
+settings that RL Baselines3 Zoo tuned (from ``sb3_dreamer/compare/settings.py``, or here), SB3's where it has none, and lengths
+in which most of them are known to get there; those of ``RecurrentPPO`` are what time allowed.
 """
 
 from collections.abc import Mapping
