@@ -15,6 +15,9 @@ from sb3_dreamer.behaviour.curiosity import Disagreement
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.world_models import MLPWorldModel
 
+EXPLORING = {"world_model", "actor", "critic", "exploration_actor", "exploration_critic", "exploration_task_critic"}
+"""Parameter groups, beside that of what is explored."""
+
 
 def explorer(env: Any = "envs:ContinuousPendulum-v0", **kwargs: Any) -> Dreamer:
     return tiny_dreamer(env, exploration="plan2explore", **kwargs)
@@ -111,19 +114,16 @@ def test_curiosity_and_task_have_critics_and_ranges_of_their_own() -> None:
     before = weights_of(model)
     model.learn(120)
     after = model.policy.state_dict()
-    for name in ("explorer.curiosity.hidden.0.weight", "explorer.critic.net", "critic.net", "actor.trunk"):
+    networks = ("explorer.critic.net", "explorer.task_critic.net", "explorer.actor.trunk", "critic.net", "actor.trunk")
+    for name in ("explorer.curiosity.hidden.0.weight", *networks):
         changed = [not th.equal(before[key], after[key]) for key in before if key.startswith(name) and "bins" not in key]
         assert changed and any(changed), name
     assert 0 < float(model.policy.explorer.range.high) < 1.0  # the range of curiosity has no floor of 1, as the task's has
-    slow, fast = model.policy.explorer.slow_critic.state_dict(), model.policy.explorer.critic.state_dict()
-    assert any(not th.equal(slow[name], fast[name]) for name in slow)
-    assert {group["name"] for group in model.policy.optimizer.param_groups} == {
-        "world_model",
-        "actor",
-        "critic",
-        "disagreement",
-        "exploration_critic",
-    }
+    for name in ("critic", "task_critic"):
+        fast, slow = (getattr(model.policy.explorer, prefix + name).state_dict() for prefix in ("", "slow_"))
+        assert any(not th.equal(slow[key], fast[key]) for key in slow)
+        assert any(not th.equal(before[f"explorer.slow_{name}.{key}"], slow[key]) for key in slow)
+    assert {group["name"] for group in model.policy.optimizer.param_groups} == EXPLORING | {"disagreement"}
 
 
 def test_curiosity_may_give_way_to_the_task(tmp_path: pathlib.Path) -> None:
@@ -145,44 +145,72 @@ def test_curiosity_may_give_way_to_the_task(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("env", ["envs:ContinuousPendulum-v0", "envs:SequenceMemory-v0"])  # both kinds of gradient
-def test_without_curiosity_the_actor_learns_as_if_it_were_not_there(env: str) -> None:
+def test_without_curiosity_who_explores_learns_as_who_knows_the_task_alone(env: str) -> None:
     plain, curious = tiny_dreamer(env), explorer(env, intrinsic_coef=0.0)
     for model in (plain, curious):
         model.learn(44)
     curious.policy.load_state_dict(plain.policy.state_dict(), strict=False)
+    exploring = curious.policy.explorer
+    assert exploring is not None
+    for own, tasks in ((exploring.actor, plain.actor), (exploring.task_critic, plain.critic)):
+        own.load_state_dict(tasks.state_dict())
     batch, _ = plain.sample_replay(4, 8)
     found = []
-    for model in (plain, curious):
-        model.policy.return_low.zero_()
-        model.policy.return_high.fill_(0.0)
+    for model in (plain, curious, None):
         th.manual_seed(0)
-        posterior, _, metrics = model.world_model.loss(batch)
+        posterior, _, metrics = plain.world_model.loss(batch)
         starts = posterior.detach().map(lambda x: x.flatten(0, 1))
-        loss, _, _ = model._imagined_losses(starts, metrics)
-        found.append(th.autograd.grad(loss, list(model.actor.parameters())))
-    for one, other in zip(*found, strict=True):
+        if model is None:  # who explores
+            loss, _ = curious._exploring_losses(starts, exploring, metrics)
+            found.append(th.autograd.grad(loss, list(exploring.actor.parameters())))
+        else:
+            loss, _, _ = model._imagined_losses(starts, metrics)
+            found.append(th.autograd.grad(loss, list(model.actor.parameters())))
+    for one, same, other in zip(*found, strict=True):
+        assert th.equal(one, same)  # whoever learns the task is not concerned
         assert th.allclose(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_curiosity_alone_knows_no_reward() -> None:
-    """With extrinsic_coef=0, the actor's gradient does not depend on the rewards."""
+    """With extrinsic_coef=0, the gradient of the actor that collects data does not depend on the rewards."""
     gradients = []
     model = explorer(extrinsic_coef=0.0)
     model.learn(44)
     batch, _ = model.sample_replay(4, 8)
     posterior, _, _ = model.world_model.loss(batch)
     starts = posterior.detach().map(lambda x: x.flatten(0, 1))
+    exploring = model.policy.explorer
+    assert exploring is not None
     for factor in (1.0, 50.0):
-        for parameter in model.critic.parameters():
+        for parameter in exploring.task_critic.parameters():
             parameter.data.mul_(factor)
         th.manual_seed(0)
-        low, high = model.policy.explorer.range.low.clone(), model.policy.explorer.range.high.clone()
-        loss, _, _ = model._imagined_losses(starts, {})
-        model.policy.explorer.range.low.copy_(low)
-        model.policy.explorer.range.high.copy_(high)
-        gradients.append(th.autograd.grad(loss, list(model.actor.parameters())))
+        low, high = exploring.range.low.clone(), exploring.range.high.clone()
+        loss, _ = model._exploring_losses(starts, exploring, {})
+        exploring.range.low.copy_(low)
+        exploring.range.high.copy_(high)
+        gradients.append(th.autograd.grad(loss, list(exploring.actor.parameters())))
     for one, other in zip(*gradients, strict=True):
         assert th.allclose(one, other, atol=1e-6)
+
+
+def test_one_actor_collects_and_another_predicts() -> None:
+    model = explorer(evaluation_rate=None)
+    exploring = model.policy.explorer
+    assert exploring is not None
+    for actor, favourite in ((model.actor, 3.0), (exploring.actor, -3.0)):
+        th.nn.init.zeros_(actor.mean.weight)
+        th.nn.init.constant_(actor.mean.bias, favourite)
+    obs = {"obs": np.zeros((1, 3), dtype=np.float32)}
+    action, _ = model.predict(obs["obs"], deterministic=True)
+    collected = model.policy.step(obs, model.policy.initial_state(1), np.ones(1, dtype=bool), deterministic=True)[-1]
+    assert action[0, 0] == pytest.approx(2 * np.tanh(3.0), rel=1e-5) and collected[0, 0] == pytest.approx(
+        -np.tanh(3.0), rel=1e-5
+    )
+    assert model.policy.acting_actor(evaluation=False) is exploring.actor
+    model.learn(60)
+    model.adapt(1)
+    assert model.policy.acting_actor(evaluation=False) is model.actor
 
 
 def test_adapting_keeps_the_world_and_begins_the_behaviour_anew(tmp_path: pathlib.Path) -> None:
@@ -289,7 +317,7 @@ def test_what_is_reconstructed_badly_is_another_curiosity(env: str, tmp_path: pa
     before = weights_of(model)
     model.learn(60)
     names = {group["name"] for group in model.policy.optimizer.param_groups}
-    assert names == {"world_model", "actor", "critic", "autoencoder", "exploration_critic"}
+    assert names == EXPLORING | {"autoencoder"}
     for name in ("explorer.curiosity.encoder", "explorer.curiosity.decoder", "explorer.critic.net"):
         changed = [not th.equal(before[key], value) for key, value in weights_of(model).items() if key.startswith(name)]
         assert changed and any(changed), name

@@ -16,7 +16,7 @@ from sb3_dreamer.behaviour.losses import (
     replay_returns,
 )
 from sb3_dreamer.behaviour.networks import Actor, Critic
-from sb3_dreamer.common.distributions import ActionDistribution
+from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.dreamer.exploration import Explorer
 from sb3_dreamer.dreamer.policies import DreamerPolicy
@@ -24,7 +24,7 @@ from sb3_dreamer.world_models import WorldModel
 
 
 class Wanted(NamedTuple):
-    """What the actor is to raise."""
+    """What an actor is to raise."""
 
     returns: th.Tensor
     """``(N, H)``."""
@@ -32,6 +32,19 @@ class Wanted(NamedTuple):
     """What is expected of the states anyway, ``(N, H)``."""
     scale: th.Tensor
     """Unit of both, scalar."""
+
+
+class Judged(NamedTuple):
+    """What the task makes of dreams."""
+
+    critic: TwoHot
+    """Of all states, ``(N, H + 1)``."""
+    reward: th.Tensor
+    """Of all states, ``(N, H + 1)``."""
+    returns: th.Tensor
+    """``(N, H)``."""
+    weights: th.Tensor
+    """How much each state counts, ``(N, H)``."""
 
 
 class BehaviourLosses(ImaginationAlgorithm):
@@ -46,19 +59,21 @@ class BehaviourLosses(ImaginationAlgorithm):
     critic: Critic
     replay_value_scale: float
 
-    def _imagine(self, starts: LatentState) -> tuple[ImaginedRollout, ActionDistribution]:
+    def _imagine(self, starts: LatentState, actor: Actor | None = None) -> tuple[ImaginedRollout, ActionDistribution]:
         """
-        Follow the actor through the model; gradients flow only where the actor's loss needs them.
+        Follow an actor through the model; gradients flow only where the actor's loss needs them.
 
+        :param starts: where to imagine from, ``(N, ...)``
+        :param actor: who acts; None for the one that learns the task
         :return: the rollout, and the policies ``(N, H, A)`` that chose its actions
         """
-        horizon = self.imagination_horizon
-        noise = iter(self.actor.noise((len(starts.deter), horizon), starts.deter).unbind(1))
+        actor, horizon = self.actor if actor is None else actor, self.imagination_horizon
+        noise = iter(actor.noise((len(starts.deter), horizon), starts.deter).unbind(1))
         policies: list[ActionDistribution] = []
 
         def act(feat: th.Tensor) -> th.Tensor:
             with th.enable_grad():
-                policies.append(self.actor(feat.detach()))
+                policies.append(actor(feat.detach()))
             return policies[-1].sample(next(noise))
 
         with th.set_grad_enabled(self._through_dynamics):
@@ -72,7 +87,7 @@ class BehaviourLosses(ImaginationAlgorithm):
         :param batch: the replayed batch
         :param posterior: its states, ``(B, T, ...)``
         :param metrics: to be completed
-        :return: loss of the actor, and of the critic on imagined and replayed states
+        :return: loss of the actors, and of the critics on imagined and replayed states
         """
         starts, chosen = self._imagination_starts(posterior)
         actor_loss, value_loss, first_returns = self._imagined_losses(starts, metrics)
@@ -80,57 +95,95 @@ class BehaviourLosses(ImaginationAlgorithm):
             replay_loss = self._replay_value_loss(batch, posterior, first_returns if chosen is None else None)
             value_loss = value_loss + self.replay_value_scale * replay_loss
             metrics["replay_value_loss"] = replay_loss
+        if self.policy.explorer is not None:
+            exploring, its_critics = self._exploring_losses(starts, self.policy.explorer, metrics)
+            actor_loss, value_loss = actor_loss + exploring, value_loss + its_critics
         return actor_loss, value_loss
 
     def _imagined_losses(self, starts: LatentState, metrics: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
+        The task's actor and critic.
+
         :param starts: where to imagine from, ``(N, ...)``
         :param metrics: to be completed
         :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
         """
         rollout, policy = self._compiled.get("imagine", self._imagine)(starts)
-        feat = rollout.states.feat  # (N, H + 1, F)
-        critic = self.critic(feat)
-        with th.set_grad_enabled(self._through_dynamics):
-            reward = self.world_model.predict_reward(rollout.states)
-            discount = self.world_model.predict_discount(rollout.states)
-            value = critic.mean
-            returns, weights = imagined_returns(reward, discount, value, self.return_lambda)
-        scale = self.policy.update_return_range(returns)
-        wanted = Wanted(returns, value[:, :-1], scale)
-        curious_loss: th.Tensor | None = None
-        if self.policy.explorer is not None:
-            wanted, curious_loss = self._curious(self.policy.explorer, rollout, weights, wanted, metrics)
-
-        entropy = policy.entropy
-        if self._through_dynamics:
-            actor_loss = dynamics_actor_loss(entropy, wanted.returns, weights, wanted.scale, self._ent_coef).mean()
-        else:
-            log_prob = policy.log_prob(rollout.actions.detach())
-            actor_loss = reinforce_actor_loss(
-                log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, self._ent_coef
-            ).mean()
-        saturation = policy.saturation
-        if self.action_mean_penalty > 0:
-            actor_loss = actor_loss + self.action_mean_penalty * saturation.mean()
-
-        returns, feat = returns.detach(), feat[:, :-1].detach()
-        # the graph of the returns leads back into the model, the critic's own must not
-        critic = self.critic(feat) if self._through_dynamics else critic[:, :-1]
-        value_loss = critic_loss(critic, returns, self._slow_value(feat), weights, self.slow_critic_scale).mean()
+        judged = self._judge(rollout, self.critic)
+        value = judged.critic.mean
+        scale = self.policy.update_return_range(judged.returns)
+        wanted = Wanted(judged.returns, value[:, :-1], scale)
+        actor_loss = self._actor_loss(rollout, policy, wanted, judged.weights, metrics)
+        value_loss = self._critic_loss(rollout, judged, self.critic, self.policy.slow_critic)
         metrics.update(
             actor_loss=actor_loss,
             critic_loss=value_loss,
-            actor_entropy=entropy.mean(),
-            actor_saturation=saturation.mean(),
-            imagined_return=returns.mean(),
-            imagined_reward=reward.mean(),
+            imagined_return=judged.returns.mean(),
+            imagined_reward=judged.reward.mean(),
             return_scale=scale,
             value=value.mean(),
         )
-        if curious_loss is not None:
-            value_loss = value_loss + curious_loss
-        return actor_loss, value_loss, returns[:, 0]
+        return actor_loss, value_loss, judged.returns[:, 0].detach()
+
+    def _exploring_losses(
+        self, starts: LatentState, explorer: Explorer, metrics: dict[str, th.Tensor]
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        The actor that collects data, and its critics of curiosity and task.
+
+        :param starts: where to imagine from, ``(N, ...)``
+        :param explorer: these networks
+        :param metrics: to be completed
+        :return: loss of the actor, and of the critics
+        """
+        rollout, policy = self._imagine(starts, explorer.actor)
+        judged = self._judge(rollout, explorer.task_critic)
+        task = Wanted(judged.returns, judged.critic.mean[:, :-1], explorer.task_range.update(judged.returns))
+        wanted, curious_loss = self._curious(explorer, rollout, judged.weights, task, metrics)
+        its_metrics: dict[str, th.Tensor] = {}
+        actor_loss = self._actor_loss(rollout, policy, wanted, judged.weights, its_metrics)
+        value_loss = self._critic_loss(rollout, judged, explorer.task_critic, explorer.slow_task_critic)
+        metrics.update({f"exploration_{name}": value for name, value in its_metrics.items()})
+        metrics.update(exploration_actor_loss=actor_loss, exploration_task_critic_loss=value_loss)
+        return actor_loss, value_loss + curious_loss
+
+    def _judge(self, rollout: ImaginedRollout, critic: Critic) -> Judged:
+        """:return: what the task makes of the dreams, with the critic's values of what comes after them"""
+        found = critic(rollout.states.feat)  # (N, H + 1, F)
+        with th.set_grad_enabled(self._through_dynamics):
+            reward = self.world_model.predict_reward(rollout.states)
+            discount = self.world_model.predict_discount(rollout.states)
+            returns, weights = imagined_returns(reward, discount, found.mean, self.return_lambda)
+        return Judged(found, reward, returns, weights)
+
+    def _actor_loss(
+        self,
+        rollout: ImaginedRollout,
+        policy: ActionDistribution,
+        wanted: Wanted,
+        weights: th.Tensor,
+        metrics: dict[str, th.Tensor],
+    ) -> th.Tensor:
+        """:return: scalar"""
+        entropy, saturation = policy.entropy, policy.saturation
+        if self._through_dynamics:
+            loss = dynamics_actor_loss(entropy, wanted.returns, weights, wanted.scale, self._ent_coef).mean()
+        else:
+            log_prob = policy.log_prob(rollout.actions.detach())
+            loss = reinforce_actor_loss(
+                log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, self._ent_coef
+            ).mean()
+        if self.action_mean_penalty > 0:
+            loss = loss + self.action_mean_penalty * saturation.mean()
+        metrics.update(actor_entropy=entropy.mean(), actor_saturation=saturation.mean())
+        return loss
+
+    def _critic_loss(self, rollout: ImaginedRollout, judged: Judged, critic: Critic, slow_critic: Critic) -> th.Tensor:
+        """:return: scalar; the graph of the returns leads back into the model, the critic's own does not"""
+        feat = rollout.states.feat[:, :-1].detach()
+        found = critic(feat) if self._through_dynamics else judged.critic[:, :-1]
+        slow_value = self._slow_value(feat, slow_critic)
+        return critic_loss(found, judged.returns.detach(), slow_value, judged.weights, self.slow_critic_scale).mean()
 
     def _curious(
         self,
@@ -167,8 +220,7 @@ class BehaviourLosses(ImaginationAlgorithm):
             th.ones_like(scale),
         )
         feat, returns = feat[:, :-1].detach(), returns.detach()
-        with th.no_grad():
-            slow = explorer.slow_critic(feat).mean if self.slow_critic_scale > 0 else None
+        slow = self._slow_value(feat, explorer.slow_critic)
         loss = critic_loss(explorer.critic(feat), returns, slow, weights, self.slow_critic_scale).mean()
         metrics.update(curiosity=reward.mean(), curiosity_scale=scale, exploration_critic_loss=loss)
         return both, loss
@@ -190,10 +242,10 @@ class BehaviourLosses(ImaginationAlgorithm):
             returns, weights = replay_returns(
                 batch.reward, batch.is_last, batch.is_terminal, bootstrap, self.gamma, self.return_lambda
             )
-        slow_value = self._slow_value(feat[:, :-1])
+        slow_value = self._slow_value(feat[:, :-1], self.policy.slow_critic)
         return critic_loss(value[:, :-1], returns, slow_value, weights, self.slow_critic_scale).mean()
 
     @th.no_grad()
-    def _slow_value(self, feat: th.Tensor) -> th.Tensor | None:
-        """:return: what the critic is pulled towards, None if it is not"""
-        return self.policy.slow_critic(feat).mean if self.slow_critic_scale > 0 else None
+    def _slow_value(self, feat: th.Tensor, slow_critic: Critic) -> th.Tensor | None:
+        """:return: what a critic is pulled towards, None if it is not"""
+        return slow_critic(feat).mean if self.slow_critic_scale > 0 else None

@@ -68,7 +68,8 @@ class Dreamer(BehaviourLosses):
         ``"reconstruction"`` for what an autoencoder of the states reconstructs badly, which is the novelty of
         :class:`~sb3_dreamer.director.Director` without its hierarchy; ``"state_entropy"`` for what is far from the states
         seen (Liu and Abbeel 2021, https://arxiv.org/abs/2103.04551), which lasts where nothing is hard to predict; None for
-        the task alone
+        the task alone. While exploring, an actor of its own collects data for curiosity and task; :meth:`predict` acts for
+        the task alone, with another that dreams from the same states
     :param intrinsic_coef: weight of the returns of curiosity, in units of their range; a number or a function of the remaining
         progress (from 1 to 0), with which curiosity can give way to the task
     :param extrinsic_coef: weight of the task's returns, in units of theirs, while exploring; 0 to explore without a task,
@@ -99,7 +100,9 @@ class Dreamer(BehaviourLosses):
         "critic": "critic_learning_rate",
         "disagreement": "critic_learning_rate",
         "autoencoder": "critic_learning_rate",
+        "exploration_actor": "actor_learning_rate",
         "exploration_critic": "critic_learning_rate",
+        "exploration_task_critic": "critic_learning_rate",
     }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
@@ -240,7 +243,8 @@ class Dreamer(BehaviourLosses):
                     model_loss = model_loss + curiosity_loss
 
             # One optimizer step, of all networks and what follows them; fresh latents go into the replay
-            if not self._step_networks(model_loss, losses_of_behaviour, [self.actor], metrics):
+            actors = [self.actor] if policy.explorer is None else [self.actor, policy.explorer.actor]
+            if not self._step_networks(model_loss, losses_of_behaviour, actors, metrics):
                 continue
             self.replay_buffer.write_latents(index, posterior)
             if self.prioritized_replay > 0:

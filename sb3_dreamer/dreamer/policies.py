@@ -22,7 +22,8 @@ from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
 class DreamerPolicy(ImaginationPolicy):
     """
     World model, actor and critic; the slow critic, the range of the returns, and a Polyak average of world model and
-    actor, which :meth:`predict` uses: it is steadier than the networks in training. All of it is saved with the policy.
+    actor, which :meth:`predict` uses: it is steadier than the networks in training. While exploring, another actor collects
+    data, with critics of its own. All of it is saved with the policy.
 
     :param observation_space: observations
     :param action_space: actions
@@ -105,7 +106,8 @@ class DreamerPolicy(ImaginationPolicy):
         self.slow_critic = frozen_copy(self.critic)
         self.explorer: Explorer | None = None
         if exploration is not None:
-            self.explorer = Explorer(self._new_curiosity(exploration, curiosity_kwargs), self._new_critic())
+            curiosity = self._new_curiosity(exploration, curiosity_kwargs)
+            self.explorer = Explorer(curiosity, self._new_actor(), self._new_critic(), self._new_critic())
         elif curiosity_kwargs:
             raise ValueError("curiosity_kwargs need an exploration.")
         self.average_actor = frozen_copy(self.actor)
@@ -126,7 +128,9 @@ class DreamerPolicy(ImaginationPolicy):
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
         modules: dict[str, nn.Module] = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
         if self.explorer is not None:
+            modules["exploration_actor"] = self.explorer.actor
             modules["exploration_critic"] = self.explorer.critic
+            modules["exploration_task_critic"] = self.explorer.task_critic
             if list(self.explorer.curiosity.parameters()):
                 modules[self.explorer.curiosity.name] = self.explorer.curiosity
         return modules
@@ -135,6 +139,7 @@ class DreamerPolicy(ImaginationPolicy):
         pairs: list[tuple[nn.Module, nn.Module]] = [(self.slow_critic, self.critic)]
         if self.explorer is not None:
             pairs.append((self.explorer.slow_critic, self.explorer.critic))
+            pairs.append((self.explorer.slow_task_critic, self.explorer.task_critic))
         return Followers(pairs)
 
     def stop_exploring(self) -> None:
@@ -161,7 +166,9 @@ class DreamerPolicy(ImaginationPolicy):
         :param evaluation: for :meth:`predict`, not for collecting data
         :return: the actor that chooses actions
         """
-        return self.average_actor if evaluation and self._averaged else self.actor
+        if not evaluation:
+            return self.actor if self.explorer is None else self.explorer.actor
+        return self.average_actor if self._averaged else self.actor
 
     def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:
         actor = self.acting_actor(evaluation)
