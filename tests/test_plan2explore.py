@@ -213,19 +213,25 @@ def test_one_actor_collects_and_another_predicts() -> None:
     assert model.policy.acting_actor(evaluation=False) is model.actor
 
 
-def test_adapting_keeps_the_world_and_begins_the_behaviour_anew(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("another", [False, True])
+def test_adapting_keeps_the_world_and_begins_the_behaviour_anew_for_another_task(
+    another: bool, tmp_path: pathlib.Path
+) -> None:
     model = explorer(extrinsic_coef=0.0)
     model.learn(80)
     before, rows, steps = weights_of(model), model.replay_buffer.rows_written(), model.num_timesteps
     updates = model._n_updates
-    model.adapt(3)
+    model.adapt(3, (lambda obs, action, next_obs: obs[:, 0]) if another else None)
     after = model.policy.state_dict()
     assert model.exploration is None and model.policy.explorer is None and not any("explorer" in name for name in after)
     assert model._n_updates == updates + 3 and model.num_timesteps == steps
     assert np.array_equal(model.replay_buffer.rows_written(), rows)
-    moved = float((after["actor.mean.weight"] - before["actor.mean.weight"]).abs().max())
-    world = max(float((after[n] - before[n]).abs().max()) for n in before if n.startswith("world_model.core") and n in after)
-    assert moved > 0 and world < 0.05  # three updates from where it was
+
+    def moved(prefix: str) -> float:
+        return max(float((after[n] - before[n]).abs().max()) for n in before if n.startswith(prefix) and n in after)
+
+    assert moved("world_model.core") < 0.05 and 0 < moved("critic")  # three updates from where it was
+    assert (moved("actor.trunk") > 0.05) == another
     model.save(tmp_path / "model")
     loaded = Dreamer.load(tmp_path / "model", model.get_env(), device="cpu")
     assert loaded.exploration is None

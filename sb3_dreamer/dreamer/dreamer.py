@@ -266,9 +266,9 @@ class Dreamer(BehaviourLosses):
 
     def adapt(self, gradient_steps: int, reward_fn: RewardFn | None = None, last_rows: int | None = None) -> None:
         """
-        Learn from what has been seen, without a step of the environment. After exploring: exploration ends, actor and critic
-        begin anew; world model and replay stay, and :meth:`learn` goes on with the task. Otherwise all networks go on from
-        where they are: with ``last_rows`` they are fine-tuned to what came last, such as a task that has changed.
+        Learn from what has been seen, without a step of the environment. After exploring: exploration ends, and :meth:`learn`
+        goes on with the task; actor and critic begin anew if that is another one. All other networks go on from where they
+        are: with ``last_rows`` they are fine-tuned to what came last, such as a task that has changed.
 
         :param gradient_steps: updates of model, actor and critic
         :param reward_fn: the task: rewards ``(n,)`` of observations ``(n, ...)`` or a dictionary of such, actions ``(n, ...)``
@@ -297,7 +297,7 @@ class Dreamer(BehaviourLosses):
             self.exploration = None
             kept = {name: value for name, value in self.policy_kwargs.items() if name != "curiosity_kwargs"}
             self.policy_kwargs = kept  # the dictionary before is the caller's
-            self.policy.stop_exploring()
+            self.policy.stop_exploring(anew=reward_fn is not None)
             self._create_aliases()
         if not hasattr(self, "_logger"):
             self.set_logger(configure_logger(self.verbose, None))

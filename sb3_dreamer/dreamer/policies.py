@@ -142,20 +142,26 @@ class DreamerPolicy(ImaginationPolicy):
             pairs.append((self.explorer.slow_task_critic, self.explorer.task_critic))
         return Followers(pairs)
 
-    def stop_exploring(self) -> None:
-        """Forget what exploring has learnt, and actor and critic with it: they begin anew. The world model stays."""
+    def stop_exploring(self, anew: bool) -> None:
+        """
+        Forget what exploring has learnt. The world model stays.
+
+        :param anew: actor and critic begin anew as well, for another task
+        """
         self.explorer = None
         self._constructor.update(exploration=None, curiosity_kwargs=None)
-        for module, fresh in ((self.actor, self._new_actor()), (self.critic, self._new_critic())):
-            module.load_state_dict(fresh.state_dict())
-        self.slow_critic.load_state_dict(self.critic.state_dict())
-        self.average_actor.load_state_dict(self.actor.state_dict())
         self._slow = self._list_slow()
-        for number in (self.return_low, self.return_high, self.averaged_updates):
-            number.zero_()
         groups = self.optimizer.param_groups
         groups[:] = [group for group in groups if group["name"] in self.trained_modules()]
-        kept = set(self.world_model.parameters())
+        kept = {parameter for group in groups for parameter in group["params"]}
+        if anew:
+            for module, fresh in ((self.actor, self._new_actor()), (self.critic, self._new_critic())):
+                module.load_state_dict(fresh.state_dict())
+            self.slow_critic.load_state_dict(self.critic.state_dict())
+            self.average_actor.load_state_dict(self.actor.state_dict())
+            for number in (self.return_low, self.return_high, self.averaged_updates):
+                number.zero_()
+            kept = set(self.world_model.parameters())
         for parameter in [parameter for parameter in self.optimizer.state if parameter not in kept]:
             del self.optimizer.state[parameter]
 
