@@ -37,6 +37,20 @@ def test_slots_are_drawn_in_proportion() -> None:
     assert (counts[priority == 0] == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1024), (2, 1024), (3, 1000), (5, 700)])
+def test_draws_by_blocks_are_those_of_running_sums(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    priority = rng.random(shape).astype(np.float32) ** 4 * (rng.random(shape) < 0.5)
+    priority[-1, -300:] = 0.0  # nothing at the end, where rounding might lead
+    counts = np.zeros(shape)
+    for _ in range(100):
+        np.add.at(counts, draw_slots(rng, priority, 1000), 1)
+    assert (counts[priority == 0] == 0).all()
+    expected = 100_000 * priority / priority.sum(dtype=np.float64)
+    chi_square = ((counts - expected)[priority > 0] ** 2 / expected[priority > 0]).mean()
+    assert chi_square == pytest.approx(1.0, abs=0.25)
+
+
 @pytest.mark.parametrize("rows", [40, 83])  # before and after the ring has wrapped
 def test_a_badly_predicted_row_is_drawn_often_and_at_every_place_of_a_window(rows: int) -> None:
     buffer = make(prioritized=0.5)
