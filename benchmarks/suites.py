@@ -223,13 +223,17 @@ def _recall(delay: int, total_timesteps: int, recurrent: Mapping[str, Any], **dr
 
 
 def _long_memory(rows: int, update_bias: tuple[float, float]) -> dict[str, Any]:
-    """What a memory over so many rows asks for: windows that hold it, and units that keep what they know for so long."""
-    return dict(batch_length=rows, policy_kwargs=dict(world_model_kwargs=dict(update_bias=update_bias)))
+    """
+    What a memory over so many rows asks for: windows that hold it, units that keep what they know for so long, and a replay
+    of the few rows in which it matters.
+    """
+    model = dict(update_bias=update_bias)
+    return dict(batch_length=rows, prioritized_replay=0.5, policy_kwargs=dict(world_model_kwargs=model))
 
 
 MEMORY: dict[str, Task] = {
     "DelayedRecall-10": _recall(10, 10_000, RECURRENT),
-    "DelayedRecall-30": _recall(30, 12_000, RECURRENT_LONG, **_long_memory(48, (1.0, -5.0))),
+    "DelayedRecall-30": _recall(30, 8000, RECURRENT_LONG, **_long_memory(48, (1.0, -5.0))),
     "DelayedRecall-60": _recall(60, 30_000, RECURRENT_LONG, **_long_memory(96, (1.0, -6.0))),
     "MiniGrid-MemoryS7-v0": Task(
         "tasks:Memory/MiniGridS7", 0.9, {"dreamer": Training(2, 30_000, 1000)}, packages=("minigrid",)
