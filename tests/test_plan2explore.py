@@ -194,6 +194,18 @@ def test_curiosity_alone_knows_no_reward() -> None:
         assert th.allclose(one, other, atol=1e-6)
 
 
+def test_replayed_returns_are_those_of_who_explored() -> None:
+    model = explorer()
+    model.learn(60)
+    batch, _ = model.sample_replay(4, 8)
+    exploring = model.policy.explorer
+    assert exploring is not None
+    model.policy.optimizer.zero_grad(set_to_none=True)
+    model._replay_value_loss(batch, model.world_model.observe(batch), None).backward()
+    assert all(parameter.grad is not None for parameter in exploring.task_critic.parameters())
+    assert all(parameter.grad is None for parameter in model.critic.parameters())
+
+
 def test_one_actor_collects_and_another_predicts() -> None:
     model = explorer(evaluation_rate=None)
     exploring = model.policy.explorer

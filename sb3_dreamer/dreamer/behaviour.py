@@ -227,22 +227,26 @@ class BehaviourLosses(ImaginationAlgorithm):
 
     def _replay_value_loss(self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None) -> th.Tensor:
         """
-        The critic's loss on the replayed sequences. Features are NOT detached: the model learns to keep what values need.
+        The critic's loss on the replayed sequences; while exploring, that of the critic of who collected them, as others would
+        have found other returns. Features are NOT detached: the model learns to keep what values need.
 
         :param batch: the replayed batch
         :param posterior: its states, ``(B, T, ...)``
-        :param imagined: imagined returns of all of them ``(B * T,)``; None where only some were imagined from,
-            then the critic's own value is what returns bootstrap with
+        :param imagined: imagined returns of all of them ``(B * T,)``; None where only some were imagined from, then the
+            critic's own value is what returns bootstrap with, as it is while exploring
         :return: scalar
         """
-        feat = posterior.feat
-        value = self.critic(feat)
+        feat, explorer = posterior.feat, self.policy.explorer
+        critic, slow_critic = self.critic, self.policy.slow_critic
+        if explorer is not None:
+            critic, slow_critic, imagined = explorer.task_critic, explorer.slow_task_critic, None
+        value = critic(feat)
         with th.no_grad():
             bootstrap = value.mean if imagined is None else imagined.view(batch.reward.shape)
             returns, weights = replay_returns(
                 batch.reward, batch.is_last, batch.is_terminal, bootstrap, self.gamma, self.return_lambda
             )
-        slow_value = self._slow_value(feat[:, :-1], self.policy.slow_critic)
+        slow_value = self._slow_value(feat[:, :-1], slow_critic)
         return critic_loss(value[:, :-1], returns, slow_value, weights, self.slow_critic_scale).mean()
 
     @th.no_grad()
