@@ -3,7 +3,8 @@ How much of a task is seen, and who finds a reward that is hard to find: Dreamer
 
 ``python benchmarks/exploration.py [--tasks TASK ...] [--methods METHOD ...] [--seeds N ...]`` runs what is missing, records it
 in ``benchmarks/results/exploration/<task>.csv`` and prints tables. A state is a cell of 20 x 20, in angle or position and
-velocity, or in both coordinates of the maze; what training has visited counts. ``plan2explore`` is told no reward;
+velocity, or in both coordinates of the maze; what training has visited counts. ``plan2explore`` collects data without
+reward, which only the actor that is evaluated knows;
 ``plan2explore, task`` is curious beside it. Evaluations are of 10 episodes (50 in the maze), deterministic. One torch thread.
 """
 

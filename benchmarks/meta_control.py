@@ -69,7 +69,7 @@ class Study:
                 tuned.train_ratio = 1e-9  # an episode of the task without a lesson, then as many as wanted
                 tuned.learn(200, reset_num_timesteps=False)
                 tuned.adapt(self.tuning, last_rows=201)
-                found.append(returns_of_trials(tuned, [task], plain_env))
+                found.append(returns_of_trials(tuned, [task], plain_env))  # both episodes after the tuning
         return np.concatenate(found)
 
     def context(self) -> dict[str, Returns]:

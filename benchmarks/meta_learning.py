@@ -5,8 +5,8 @@ Does what was lived through in one episode help in the next? Pendulums of unknow
 records it in ``benchmarks/results/meta_learning/<part>/<group>-seed<N>.csv``, a line a method and held-out task, and prints
 tables. Held out are 20 pendulums drawn from the ranges of training (``inside``), and 20 heavier and longer than any of these
 (``outside``). ``prediction``: errors of one step, learnt from trials of random actions. ``control``: returns of agents. A
-group is a model or an agent, with all methods that begin from it; several may run at once. One torch thread; ``--scale 0.01``
-shows that all of it runs.
+group is a model or an agent, with all methods that begin from it; several may run at once. One torch thread; ``--scale 0.01
+--out DIR`` shows that all of it runs.
 """
 
 import argparse
@@ -29,8 +29,8 @@ PARTS: dict[str, ModuleType] = {"prediction": meta_prediction, "control": meta_c
 KEYS = ("seed", "method", "tasks", "task")
 WAYS = (("memoryless", "told"), ("memoryless", "optimum"), ("no context", "told"))
 """From whom to whom: how much of the way the others have gone, in the second episode."""
-Table = dict[str, list[np.ndarray]]
-"""A column of a group of tasks: for each method, values by task, an array a seed."""
+Table = dict[str, dict[str, np.ndarray]]
+"""A column of a group of tasks: for each method and seed, values by task."""
 
 
 def columns(lines: Sequence[Line], where: str, column: str) -> Table:
@@ -45,7 +45,7 @@ def columns(lines: Sequence[Line], where: str, column: str) -> Table:
         if line["tasks"] == where:
             found.setdefault(line["method"], {}).setdefault(str(line["seed"]), []).append(float(line[column]))
     return {
-        method: [np.array(values) for values in found[method].values()]
+        method: {seed: np.array(values) for seed, values in found[method].items()}
         for method in dict.fromkeys(line["method"] for line in lines)
         if method in found
     }
@@ -72,6 +72,10 @@ def share(values: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> float:
     return float((values.mean() - bottom.mean()) / (top.mean() - bottom.mean()))
 
 
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean())
+
+
 def _cell(found: tuple[float, float, float]) -> str:
     return "{:.3g} ({:.3g} to {:.3g})".format(*found)
 
@@ -86,7 +90,7 @@ def means_table(lines: Sequence[Line]) -> str:
     for where in dict.fromkeys(line["tasks"] for line in lines):
         tables = {name: columns(lines, where, name) for name in names}
         for method, by_seed in tables[names[0]].items():
-            cells = [_cell(interval(lambda values: float(values.mean()), tables[name][method])) for name in names]
+            cells = [_cell(interval(_mean, list(tables[name][method].values()))) for name in names]
             rows.append(f"| {where} | {method} | {len(by_seed)} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -94,7 +98,7 @@ def means_table(lines: Sequence[Line]) -> str:
 def ways_table(lines: Sequence[Line]) -> str:
     """
     :param lines: of agents
-    :return: Markdown: in the second episode, how far from one of ``WAYS`` to the other, where the same seeds are there
+    :return: Markdown: in the second episode, how far from one of ``WAYS`` to the other, over the seeds that all three have
     """
     rows = ["| tasks | method | " + " | ".join(f"{a} = 0, {b} = 1" for a, b in WAYS) + " |", "|" + "---|" * (2 + len(WAYS))]
     for where in dict.fromkeys(line["tasks"] for line in lines):
@@ -102,9 +106,10 @@ def ways_table(lines: Sequence[Line]) -> str:
         for method, own in table.items():
             cells = []
             for bottom, top in WAYS:
-                ends = [table.get(bottom, []), table.get(top, [])]
-                known = method not in (bottom, top) and all(len(end) == len(own) for end in ends)
-                cells.append(_cell(interval(share, own, *ends)) if known else "")
+                three = [own, table.get(bottom, {}), table.get(top, {})]
+                seeds = [seed for seed in own if all(seed in values for values in three)]  # whose tasks are the same
+                asked = seeds and method not in (bottom, top)
+                cells.append(_cell(interval(share, *([v[s] for s in seeds] for v in three))) if asked else "")
             rows.append(f"| {where} | {method} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -132,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table-only", action="store_true", help="run nothing")
     args = parser.parse_args(argv)
+    if args.scale != 1.0 and args.out == RESULTS:
+        parser.error(f"results of --scale {args.scale:g} are not the ones to be recorded: choose another --out.")
     th.set_num_threads(1)
     for part in args.parts:
         module: Any = PARTS[part]

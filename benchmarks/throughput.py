@@ -251,6 +251,8 @@ def main() -> None:
     path = RESULTS / f"{args.device}.json"
     record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     record.update(processor=name, threads=1)
+    for name_of_before in ("gemm_peak_gflops", "versions"):  # each case has its own
+        record.pop(name_of_before, None)
     for case in args.cases:
         record["cases"][case] = found = alone(case, args.updates, args.device)
         acting = " / ".join(f"{ms:.2f}" for ms in found["acting_ms"].values())

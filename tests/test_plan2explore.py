@@ -251,6 +251,17 @@ def test_adapting_keeps_the_world_and_begins_the_behaviour_anew_for_another_task
     model.learn(20, reset_num_timesteps=False)
 
 
+def test_predict_follows_what_is_fine_tuned_at_once() -> None:
+    """An average over all that was learnt before would keep most of it."""
+    model = tiny_dreamer(train_ratio=64)
+    model.learn(120)
+    assert int(model.policy.averaged_updates) > 50
+    model.adapt(1, last_rows=30)
+    assert int(model.policy.averaged_updates) == 1
+    for one, other in zip(model.policy.average_actor.parameters(), model.actor.parameters(), strict=True):
+        assert th.equal(one, other)
+
+
 def test_a_task_given_afterwards_becomes_the_replays_reward() -> None:
     env = make_vec_env(lambda: Clock(5, terminates=True), 2)
     model = explorer(env)

@@ -399,13 +399,17 @@ class ActionCodec:
         return np.where(fixed, 0.0, scaled).astype(np.float32)
 
 
+PINNED = 2**26
+"""Most bytes that are copied to a GPU from pinned memory."""
+
+
 def to_device(array: np.ndarray, device: th.device) -> th.Tensor:
     """
     :param array: numbers
     :param device: where they are wanted
-    :return: a tensor: on a CPU of the same memory; to a GPU they travel while the process goes on
+    :return: a tensor: on a CPU of the same memory; to a GPU a batch travels while the process goes on
     """
-    if device.type == "cuda":
+    if device.type == "cuda" and array.nbytes <= PINNED:  # memory that is pinned is not given back
         return th.as_tensor(array).pin_memory().to(device, non_blocking=True)
     return th.as_tensor(array, device=device)
 

@@ -74,7 +74,7 @@ class Director(DirectorLosses):
     :param pretrain_updates: updates of world model and autoencoder alone when training starts
     :param online_replay: train on every new window once before drawing at random
     :param prioritized_replay: share of a batch's windows that are drawn around rows which the world model predicted badly, in
-        proportion to its loss to the power of 0.7 (Curious Replay, Kauvar et al. 2023, https://arxiv.org/abs/2306.15934):
+        proportion to its loss, beyond what the best rows have, to the power of 0.7 (Curious Replay, Kauvar et al. 2023, https://arxiv.org/abs/2306.15934):
         rare events, such as a first reward, are learnt from again until they are known. 0 for uniform draws alone
     :param replay_buffer_kwargs: ``storage_path``: a folder to keep a replay on disk that is larger than the memory
     :param policy_kwargs: ``size``, ``latent``, ``world_model_kwargs``, ``goal_kwargs`` ...: see

@@ -72,14 +72,14 @@ class Dreamer(BehaviourLosses):
         the task alone, with another that dreams from the same states
     :param intrinsic_coef: weight of the returns of curiosity, in units of their range; a number or a function of the remaining
         progress (from 1 to 0), with which curiosity can give way to the task
-    :param extrinsic_coef: weight of the task's returns, in units of theirs, while exploring; 0 to explore without a task,
-        which :meth:`adapt` makes good afterwards
+    :param extrinsic_coef: weight of the task's returns, in units of theirs (at least 1), for the actor that explores; 0 to
+        collect data by curiosity alone, and learn another task afterwards with :meth:`adapt`
     :param random_warmup: act at random until ``learning_starts`` (else with the untrained policy)
     :param pretrain_updates: updates of the world model alone when training starts: an actor that learns from an untrained
         model saturates
     :param online_replay: train on every new window once before drawing at random
     :param prioritized_replay: share of a batch's windows that are drawn around rows which the world model predicted badly, in
-        proportion to its loss to the power of 0.7 (Curious Replay, Kauvar et al. 2023, https://arxiv.org/abs/2306.15934):
+        proportion to its loss, beyond what the best rows have, to the power of 0.7 (Curious Replay, Kauvar et al. 2023, https://arxiv.org/abs/2306.15934):
         rare events, such as a first reward, are learnt from again until they are known. 0 for uniform draws alone
     :param replay_buffer_kwargs: ``storage_path``: a folder to keep a replay on disk that is larger than the memory
     :param policy_kwargs: ``size``, ``latent``, ``world_model_class``, ``world_model_kwargs``, ``features_extractor_class``,
@@ -299,6 +299,7 @@ class Dreamer(BehaviourLosses):
             self.policy_kwargs = kept  # the dictionary before is the caller's
             self.policy.stop_exploring(anew=reward_fn is not None)
             self._create_aliases()
+        self.policy.averaged_updates.zero_()  # what predict acts with is to follow at once
         if not hasattr(self, "_logger"):
             self.set_logger(configure_logger(self.verbose, None))
         # with the learning rates of a beginning: a schedule may have come to its end

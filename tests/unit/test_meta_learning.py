@@ -110,6 +110,12 @@ def test_tables_join_the_groups(tmp_path: Path, capsys: pytest.CaptureFixture[st
             write_csv(tmp_path / "control" / f"{group}-seed{seed}.csv", columns, rows)
     meta.main(["--table-only", "--out", str(tmp_path)])
     shown = capsys.readouterr().out
+    (tmp_path / "control" / "told-seed0.csv").rename(tmp_path / "control" / "told-seed2.csv")
+    lines = (tmp_path / "control" / "told-seed2.csv").read_text().replace("\n0,", "\n2,")
+    (tmp_path / "control" / "told-seed2.csv").write_text(lines)
+    meta.main(["--table-only", "--out", str(tmp_path)])
+    partial = capsys.readouterr().out  # one seed is left that all three have
+    assert "| inside | context | 0.8 (0.8 to 0.8) |" in partial and "| inside | told | 2 | -500" in partial
     assert "| inside | context | 2 | -500 (-500 to -500) | -319" in shown
     assert "| inside | context | 0.8 (0.8 to 0.8) |" in shown and "prediction" not in shown
 
@@ -139,3 +145,9 @@ def test_who_is_told_nothing_meets_the_same_tasks() -> None:
         np.testing.assert_array_equal(obs[1], obs[2][:3])
         met.append(tuple(np.round(obs[2][3:], 5)))
     assert met[0] == met[1] != met[2] == met[3] != met[4]
+
+
+def test_small_trials_do_not_pass_for_results(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        module("meta_learning").main(["--scale", "0.01"])
+    assert "choose another --out" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from sb3_dreamer.common.replay_file import read_replay, write_replay
 from sb3_dreamer.common.replay_priorities import draw_slots, priority_of
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
 from sb3_dreamer.common.types import RowIndex
+from sb3_dreamer.world_models import MLPWorldModel
 
 
 def learnt(buffer: SequenceBuffer, stream: int = 0, **loss_of: float) -> None:
@@ -151,9 +152,10 @@ def test_dreamer_writes_what_its_world_model_lost() -> None:
     assert rows.shape == (4, 6)
     sums = sum(model.world_model.loss_scales[name] * loss.detach() for name, loss in losses.items())
     assert isinstance(sums, th.Tensor) and sums.mean().item() == pytest.approx(model.world_model.total_loss(losses).item())
-    expected_rows = (sums - np.quantile(sums.numpy(), 0.1)).clamp_min(0)  # what the best tenth has, no row is to blame for
+    floor = np.quantile(sums[:, 1:].numpy(), 0.1)  # what the best tenth has, no row is to blame for
+    expected_rows = (sums - floor).clamp_min(0)
     th.testing.assert_close(rows, expected_rows.float(), rtol=1e-5, atol=1e-4)
-    assert 1 <= int((rows == 0).sum()) <= 3
+    assert 1 <= int((rows == 0).sum()) <= 5
     buffer.write_priorities(index, rows)
     written = buffer._priority[index.stream[:, None], index.row]
     latest = {(s, r): p for s, rs, ps in zip(index.stream, index.row, priority_of(rows.numpy()), strict=True)
@@ -161,3 +163,17 @@ def test_dreamer_writes_what_its_world_model_lost() -> None:
     expected = [[latest[s, r] for r in rs] for s, rs in zip(index.stream, index.row, strict=True)]
     assert written == pytest.approx(np.array(expected), rel=1e-5)
     assert len(np.unique(buffer._priority[buffer._priority > 0])) > 5  # learning has written many
+
+
+def test_rows_without_a_step_before_do_not_hide_what_all_others_lose_alike() -> None:
+    """Of a model that has no losses there; windows are short, and a tenth of the rows are such."""
+    model = tiny_dreamer(prioritized_replay=0.5, policy_kwargs=dict(size="debug", world_model_class=MLPWorldModel))
+    losses = {name: th.zeros(8, 7) for name in model.world_model.loss_scales}
+    name = next(iter(losses))
+    losses[name] = th.full((8, 7), 5.0)
+    losses[name][3, 4] = 6.0
+    rows = model.world_model.row_losses(losses)
+    assert rows.nonzero().tolist() in ([[3, 4]], [[3, 5]]) and rows.max().item() == model.world_model.loss_scales[name]
+    short = {key: (loss if key == name else th.zeros(8, 8)) for key, loss in losses.items()}  # of the last seven rows alone
+    rows = model.world_model.row_losses(short)
+    assert rows.nonzero().tolist() == [[3, 5]] and rows.max().item() == pytest.approx(model.world_model.loss_scales[name])
