@@ -1,5 +1,6 @@
 """Pendulums of unknown mass and length for ``meta_learning.py``: to learn from, to judge by, and one that is told."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -20,18 +21,14 @@ Line = dict[str, Any]
 """Of a table of results."""
 
 
+@dataclass(frozen=True)
 class HeldOut:
-    """
-    A task to judge by.
+    """A task to judge by."""
 
-    :param where: ``"inside"`` or ``"outside"``
-    :param number: of the task
-    :param mass: in kg
-    :param length: in m
-    """
-
-    def __init__(self, where: str, number: int, mass: float, length: float) -> None:
-        self.where, self.number, self.mass, self.length = where, number, mass, length
+    where: str  # "inside" or "outside"
+    number: int
+    mass: float  # in kg
+    length: float  # in m
 
     @property
     def fixed(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 How long one full update takes (world model, imagination, actor, critic, optimizer), one acting step, and one plan.
 
 ``python benchmarks/throughput.py [--cases ...] [--updates 10]`` prints a table and records it in
-``benchmarks/results/throughput/<device>.json`` beside the processor, versions and the peak of matrix products in the same
-precision, measured right after. A process a case, one torch thread; CPU seconds of the process are what is compared, as they
-do not count what else the machine does. With ``--device cuda``, seconds are those of the clock, and of a finished computation.
+``benchmarks/results/throughput/<device>.json``, each case beside its processor, versions and the peak of matrix products in
+the same precision, measured right after. A process a case, one torch thread; CPU seconds of the process are what is compared,
+as they do not count what else the machine does. With ``--device cuda``, seconds are those of the clock, and of a finished
+computation.
 """
 
 import argparse
@@ -214,9 +215,15 @@ def run_case(name: str, updates: int, device: str) -> dict[str, Any]:
         gemm_peak_gflops=peak,
         share_of_peak=found["gflop"] / seconds / peak,
         peak_memory_mb=peak_memory_mb(device),
+        processor=processor(device),
         versions=installed_versions(),
     )
     return found
+
+
+def processor(device: str) -> str:
+    """:return: its name"""
+    return cpu_model() if device == "cpu" else th.cuda.get_device_name()
 
 
 def alone(name: str, updates: int, device: str) -> dict[str, Any]:
@@ -240,8 +247,7 @@ def main() -> None:
         found = plan_ms(args.device) if args.alone == "plan" else run_case(args.alone, args.updates, args.device)
         print(json.dumps(found))
         return
-    name = cpu_model() if args.device == "cpu" else th.cuda.get_device_name()
-    print(f"{name}, 1 thread\n")
+    print(f"{processor(args.device)}, 1 thread\n")
     unit = "CPU s" if args.device == "cpu" else "s"
     print(
         f"| case | parameters | {unit} an update | updates/s | GFLOP | peak, GFLOP/s | share of it | sampling "
@@ -250,9 +256,6 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{args.device}.json"
     record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
-    record.update(processor=name, threads=1)
-    for name_of_before in ("gemm_peak_gflops", "versions"):  # each case has its own
-        record.pop(name_of_before, None)
     for case in args.cases:
         record["cases"][case] = found = alone(case, args.updates, args.device)
         acting = " / ".join(f"{ms:.2f}" for ms in found["acting_ms"].values())
