@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_dreamer import Director
 from sb3_dreamer.common.callbacks import looking
 from sb3_dreamer.common.goals_callback import GoalCallback
-from sb3_dreamer.director.losses import max_cosine, step_weights
+from sb3_dreamer.common.types import LatentState
+from sb3_dreamer.director.losses import max_cosine, step_weights, worker_returns
 from sb3_dreamer.world_models import MLPWorldModel
 
 OBS = np.random.default_rng(0).normal(size=(12, 3, 3)).astype(np.float32)  # 12 steps of 3 environments
@@ -36,7 +37,8 @@ def states_of(model: Director) -> Any:
 
 
 def dreams(model: Director) -> Any:
-    return model._imagine(model._imagination_starts(states_of(model))[0])
+    starts, _ = model._imagination_starts(states_of(model))
+    return model._imagine(starts, model._nudge(starts))
 
 
 # ---- the manager's clock
@@ -140,23 +142,15 @@ def test_blocks_follow_each_other(task: str, gradient: str) -> None:
     assert blocks.states.feat.requires_grad == (gradient == "dynamics")
 
 
-def test_a_block_does_not_serve_the_next_ones_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_does_not_serve_the_next_ones_goal() -> None:
     """What the worker gains in the second block has no gradient in what it did in the first."""
     model = tiny_director(goal_steps=3, imagination_horizon=6).learn(50)
-    forward, means = model.policy.worker.forward, []
-
-    def noting(feat: th.Tensor) -> Any:
-        policy = forward(feat)
-        means.append(policy.mean)
-        return policy
-
-    monkeypatch.setattr(model.policy.worker, "forward", noting)
     blocks = dreams(model)
+    assert blocks.nudge is not None
     for block in range(2):
         reward = max_cosine(blocks.states.deter[:, block], blocks.goals[:, block].unsqueeze(1)).sum()
-        found = th.autograd.grad(reward, means, retain_graph=True, allow_unused=True)
-        reached = [grad is not None and bool(grad.abs().sum() > 0) for grad in found]
-        assert reached == [block == 0] * 3 + [block == 1] * 3
+        (found,) = th.autograd.grad(reward, blocks.nudge, retain_graph=True)
+        assert found.abs().sum((0, 2)).gt(0).tolist() == [block == 0] * 3 + [block == 1] * 3
 
 
 # ---- who learns from what
@@ -181,13 +175,42 @@ def test_who_learns_from_what(task: str) -> None:
     }
     for name, loss in reached.items():
         for other in policy.trained_modules():
-            if name == "worker" and other in ("world_model", "worker_critic"):
-                continue  # its gradient comes through them; they do not follow it: see below
             shared = reached.get(other) is loss
             assert (gradients(loss, policy.get_submodule(other)) > 0) == shared, (name, other)
     model.world_model.loss_scales = dict.fromkeys(model.world_model.loss_scales, 0.0)
     model.train(1)
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.world_model.parameters())
+
+
+def test_the_workers_gradient_is_that_through_the_whole_dream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing the actions again, all at once, gives the gradient of dreams whose graph holds worker and model."""
+    model = tiny_director(goal_steps=3, imagination_horizon=6, ent_coef=0.0, action_mean_penalty=0.0).learn(50)
+    policy, imagine = model.policy, model.world_model.imagine
+    monkeypatch.setattr(model.world_model, "imagine", lambda act, start, steps: imagine(act, start, steps, True))
+    parameters = list(policy.worker.parameters())
+    blocks = dreams(model)
+    loss, _ = model._worker_losses(blocks, {})
+    found = th.autograd.grad(loss, parameters)
+
+    def dream(block: int) -> LatentState:
+        chosen: list[th.Tensor] = []
+
+        def act(feat: th.Tensor) -> th.Tensor:
+            worker = policy.worker(th.cat([feat.detach(), blocks.goals[:, block]], dim=-1))
+            chosen.append(worker.sample(blocks.noise[:, block, len(chosen)]))
+            return chosen[-1]
+
+        return imagine(act, blocks.states.map(lambda part: part[:, block, 0].detach()), 3, True).states
+
+    states = LatentState.stack([dream(0), dream(1)], dim=1)
+    goals = blocks.goals.unsqueeze(2).expand(-1, -1, 4, -1)
+    value = policy.worker_critic(th.cat([states.feat, goals], dim=-1)).mean
+    reward = max_cosine(states.deter, goals)
+    returns = worker_returns(reward, th.full_like(reward, model.gamma), value, model.return_lambda)
+    scale = (policy.worker_range.high - policy.worker_range.low).clamp_min(1.0)
+    expected = th.autograd.grad(-(blocks.weights * returns / scale).mean(), parameters)
+    assert max(float(grad.abs().max()) for grad in expected) > 1e-6
+    assert all(th.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(found, expected, strict=True))
 
 
 def test_the_worker_never_hears_of_the_reward(model: Director, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +222,7 @@ def test_the_worker_never_hears_of_the_reward(model: Director, monkeypatch: pyte
             tracked.low.zero_()
             tracked.high.zero_()
         th.manual_seed(0)
-        blocks = model._imagine(starts)
+        blocks = model._imagine(starts, model._nudge(starts))
         losses.append([loss(blocks, {})[0].item() for loss in (model._worker_losses, model._manager_losses)])
     assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
 
@@ -225,9 +248,11 @@ def test_the_manager_weighs_task_and_novelty(model: Director, monkeypatch: pytes
 
 def test_only_the_task_ends_with_an_episode(model: Director, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is new, and a goal, are not kept away from because an episode ends there."""
-    blocks = dreams(model)
+    starts, _ = model._imagination_starts(states_of(model))
     found: list[dict[str, float]] = []
     for discount in (0.0, 0.99):
+        th.manual_seed(0)
+        blocks = model._imagine(starts, model._nudge(starts))
         metrics: dict[str, th.Tensor] = {}
         ended = blocks._replace(discount=th.full_like(blocks.discount, discount))
         monkeypatch.setattr(model.world_model, "predict_reward", lambda states: th.ones(states.deter.shape[:-1]))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch as th
-import torch.nn as nn
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_dreamer.behaviour.losses import dynamics_actor_loss, hand_over
 from sb3_dreamer.behaviour.policy import ImaginationPolicy
 from sb3_dreamer.common.arguments import (
     check_evaluation_rate,
@@ -21,6 +20,7 @@ from sb3_dreamer.common.arguments import (
     check_scheduled,
 )
 from sb3_dreamer.common.compilation import Compiled
+from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import LatentState
@@ -33,6 +33,10 @@ ENTROPY_STEPS = 2000
 """Environment steps after which the weight of the entropy falls, in inverse proportion to them, where it is left open."""
 LEAST_ENTROPY = 0.1
 """Share of it that remains."""
+PENALTY_STEPS = 1000
+"""Environment steps after which the penalty on actions falls, with their square, where it is left open."""
+LEAST_PENALTY = 0.02
+"""Share of it that remains."""
 
 
 class ImaginationAlgorithm(DreamingAlgorithm):
@@ -44,7 +48,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     return_lambda: float
     actor_gradient: Literal["auto", "reinforce", "dynamics"]
     ent_coef: float | Literal["auto"]
-    action_mean_penalty: float
+    action_mean_penalty: float | Literal["auto"]
     intrinsic_coef: float | Schedule
     extrinsic_coef: float
     actor_learning_rate: float | Schedule | None
@@ -61,6 +65,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     _first_ent_coef: float
     _ent_coef: float
     """Now."""
+    _action_mean_penalty: float
+    """Now."""
     _compiled: dict[str, Compiled]
     """Compiled functions by name."""
 
@@ -68,8 +74,10 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         super()._check_arguments()
         if self.actor_gradient not in ("auto", "reinforce", "dynamics"):
             raise ValueError(f"actor_gradient must be 'auto', 'reinforce' or 'dynamics', got {self.actor_gradient!r}.")
-        if self.ent_coef != "auto" and not (isinstance(self.ent_coef, float | int) and self.ent_coef >= 0):
-            raise ValueError(f"ent_coef must be 'auto' or a number of at least 0, got {self.ent_coef!r}.")
+        for name in ("ent_coef", "action_mean_penalty"):
+            value = getattr(self, name)
+            if value != "auto" and not (isinstance(value, float | int) and value >= 0):
+                raise ValueError(f"{name} must be 'auto' or a number of at least 0, got {value!r}.")
         check_numbers(self, whole=("imagination_horizon", "imagination_starts"), optional=("imagination_starts",), minimum=1)
         check_numbers(self, whole=("warmup_updates",))
         check_max_grad_norm(self)
@@ -77,7 +85,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         check_numbers(self, real=[name for name in rates if not callable(getattr(self, name))], optional=rates[1:])
         check_ranges(shares=dict(return_lambda=self.return_lambda, slow_critic_rate=self.slow_critic_rate))
         check_evaluation_rate(self)
-        check_numbers(self, real=("action_mean_penalty", "slow_critic_scale", "extrinsic_coef"))
+        check_numbers(self, real=("slow_critic_scale", "extrinsic_coef"))
         if not callable(self.intrinsic_coef):
             check_numbers(self, real=("intrinsic_coef",))
 
@@ -96,6 +104,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
         self._first_ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
         self._ent_coef = self._first_ent_coef
+        self._action_mean_penalty = 1e-2 if self.action_mean_penalty == "auto" else float(self.action_mean_penalty)
 
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""
@@ -112,11 +121,46 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         return float(value)
 
     @abstractmethod
-    def _imagine(self, starts: LatentState) -> Any:
+    def _imagine(self, starts: LatentState, nudge: th.Tensor | None) -> Any:
         """
         :param starts: where to imagine from, ``(N, ...)``
+        :param nudge: from :meth:`_nudge`
         :return: what the losses of behaviour need of the dreams
         """
+
+    def _nudge(self, starts: LatentState) -> th.Tensor | None:
+        """
+        :param starts: where to imagine from, ``(N, ...)``
+        :return: zeros to add to the actions, by whose gradient a loss of the dreams reaches the actor
+            (:func:`~sb3_dreamer.behaviour.losses.hand_over`), ``(N, H, A)``; None for REINFORCE, whose gradient does not go
+            through dreams
+        """
+        shape = (len(starts.deter), self.imagination_horizon, self.action_codec.size)
+        return th.zeros(shape, device=starts.deter.device, requires_grad=True) if self._through_dynamics else None
+
+    def _dynamics_loss(
+        self,
+        policy: ActionDistribution,
+        noise: th.Tensor,
+        nudge: th.Tensor,
+        returns: th.Tensor,
+        weights: th.Tensor,
+        scale: th.Tensor,
+    ) -> th.Tensor:
+        """
+        Of an actor that learns through the dynamics.
+
+        :param policy: that chose the actions of dreams, ``(..., A)``
+        :param noise: with which, ``(..., A)``
+        :param nudge: from :meth:`_nudge`
+        :param returns: whose graph leads to the nudge; it is used up, ``(...)``
+        :param weights: what they count, ``(...)``
+        :param scale: range of the returns, scalar
+        :return: scalar, whose graph leads to the actor alone
+        """
+        worth = dynamics_actor_loss(policy.entropy.detach(), returns, weights, scale, self._ent_coef).mean()
+        loss = dynamics_actor_loss(policy.entropy, returns.detach(), weights, scale, self._ent_coef).mean()
+        return loss + hand_over(worth, nudge, policy.sample(noise).view_as(nudge))
 
     def _update_rates(self) -> None:
         warmup = min(1.0, self._n_updates / self.warmup_updates) if self.warmup_updates else 1.0
@@ -128,7 +172,11 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         if self.ent_coef == "auto":
             share = ENTROPY_STEPS / max(ENTROPY_STEPS, self._steps_in_all)
             self._ent_coef = self._first_ent_coef * max(LEAST_ENTROPY, share)
+        if self.action_mean_penalty == "auto":
+            share = (PENALTY_STEPS / max(PENALTY_STEPS, self._steps_in_all)) ** 2
+            self._action_mean_penalty = 1e-2 * max(LEAST_PENALTY, share)
         self.logger.record("train/ent_coef", self._ent_coef)
+        self.logger.record("train/action_mean_penalty", self._action_mean_penalty)
 
     def _clip_gradients(self, metrics: dict[str, th.Tensor]) -> list[th.Tensor]:
         """:return: norms of the gradients before, scalars"""
@@ -141,7 +189,6 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self,
         model_loss: th.Tensor,
         losses_of_behaviour: tuple[th.Tensor, th.Tensor] | tuple[()],
-        actors: Sequence[nn.Module],
         metrics: dict[str, th.Tensor],
     ) -> bool:
         """
@@ -149,16 +196,10 @@ class ImaginationAlgorithm(DreamingAlgorithm):
 
         :param model_loss: of world model and curiosity
         :param losses_of_behaviour: of the actors, and of the critics; empty while the model learns alone
-        :param actors: their loss may reach back through the model: only they are to follow it
         :param metrics: to be completed
         :return: whether it was taken; losses or gradients that are not finite are skipped
         """
-        if losses_of_behaviour:
-            actor_loss, value_loss = losses_of_behaviour
-            actor_loss.backward(inputs=[parameter for actor in actors for parameter in actor.parameters()])
-            (model_loss + value_loss).backward()
-        else:
-            model_loss.backward()
+        sum(losses_of_behaviour, start=model_loss).backward()
         norms = self._clip_gradients(metrics)
         if not self._is_sound(model_loss, *losses_of_behaviour, *norms):
             return False

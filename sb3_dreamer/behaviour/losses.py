@@ -68,6 +68,21 @@ def dynamics_actor_loss(
     return -weights * (returns / scale + ent_coef * entropy)
 
 
+def hand_over(loss: th.Tensor, nudge: th.Tensor, actions: th.Tensor) -> th.Tensor:
+    """
+    The chain rule, cut where an actor chose actions that dreams went on from: so it is evaluated with a graph once for all
+    steps of a dream, not at each of them, and the graph of the dreams leads to nothing but the actions.
+
+    :param loss: of the dreams, scalar; its graph is used up
+    :param nudge: zeros with a gradient, added to the actions in the dreams, ``(N, H, A)``
+    :param actions: the same ones, chosen again, ``(N, H, A)``
+    :return: 0, whose gradient by the actor is that of the loss
+    """
+    with th.autocast(loss.device.type, enabled=False):  # every operation goes back in the numbers that it came in
+        (pull,) = th.autograd.grad(loss, nudge)
+    return (pull * (actions - actions.detach())).sum()
+
+
 def critic_loss(
     value: TwoHot, target: th.Tensor, slow_value: th.Tensor | None, weights: th.Tensor, slow_scale: float
 ) -> th.Tensor:

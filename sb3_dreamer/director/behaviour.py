@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
 from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
-from sb3_dreamer.behaviour.losses import critic_loss, dynamics_actor_loss, reinforce_actor_loss
+from sb3_dreamer.behaviour.losses import critic_loss, reinforce_actor_loss
 from sb3_dreamer.behaviour.networks import Critic, ReturnRange
 from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.types import ImaginedRollout, LatentState
@@ -34,6 +34,10 @@ class Blocks(NamedTuple):
     """What the codes were drawn from, ``(N, M, C)``."""
     worker: ActionDistribution
     """What the actions were drawn from, ``(N, M, K, A)``."""
+    noise: th.Tensor
+    """With which, ``(N, M, K, A)``."""
+    nudge: th.Tensor | None
+    """Zeros, added to the actions: see :meth:`~sb3_dreamer.behaviour.algorithm.ImaginationAlgorithm._nudge`."""
     discount: th.Tensor
     """Of the states, ``(N, M, K + 1)``."""
     weights: th.Tensor
@@ -47,17 +51,20 @@ class DirectorLosses(ImaginationAlgorithm):
     goal_steps: int
     worker_intrinsic_coef: float | Schedule
 
-    def _imagine(self, starts: LatentState) -> Blocks:
+    def _imagine(self, starts: LatentState, nudge: th.Tensor | None) -> Blocks:
         """
         Follow manager and worker through the model; gradients flow only where the worker's loss needs them, and never from
         one block into the one before: what the worker does for a goal is not to serve the next one.
 
         :param starts: where to imagine from, ``(N, ...)``
+        :param nudge: from :meth:`_nudge`
         """
         policy, steps = self.policy, self.goal_steps
         n, count = len(starts.deter), self.imagination_horizon // steps
         manager_noise = policy.manager.noise((n, count), starts.deter).unbind(1)
-        worker_noise = policy.worker.noise((n, count * steps), starts.deter).unbind(1)
+        worker_noise = policy.worker.noise((n, count * steps), starts.deter)
+        noises = iter(worker_noise.unbind(1))
+        nudges = iter(() if nudge is None else nudge.unbind(1))
         rollouts: list[ImaginedRollout] = []
         codes: list[th.Tensor] = []
         goals: list[th.Tensor] = []
@@ -72,15 +79,24 @@ class DirectorLosses(ImaginationAlgorithm):
                 goals.append(policy.autoencoder.decode(codes[-1]))
 
             def act(feat: th.Tensor) -> th.Tensor:
-                with th.enable_grad():
-                    workers.append(policy.worker(th.cat([feat.detach(), goals[-1]], dim=-1)))
-                return workers[-1].sample(worker_noise[len(workers) - 1])
+                with th.set_grad_enabled(nudge is None):  # else the worker learns by way of the nudge, of all steps at once
+                    worker = policy.worker(th.cat([feat.detach(), goals[-1]], dim=-1))
+                    action = worker.sample(next(noises)).detach()
+                if nudge is not None:
+                    return action + next(nudges)
+                workers.append(worker)
+                return action
 
             with th.set_grad_enabled(self._through_dynamics):
                 rollouts.append(self.world_model.imagine(act, state, steps))
             state = rollouts[-1].states.map(lambda x: x[:, -1]).detach()
-        by_block = [type(workers[0]).stack(workers[i * steps : (i + 1) * steps], dim=1) for i in range(count)]  # type: ignore[arg-type]
         states = LatentState.stack([rollout.states for rollout in rollouts], dim=1)
+        if nudge is not None:
+            goal = th.stack(goals, dim=1).unsqueeze(2).expand(-1, -1, steps, -1)
+            chosen = policy.worker(th.cat([states.feat[:, :, :-1].detach(), goal], dim=-1))
+        else:
+            by_block = [type(workers[0]).stack(workers[i * steps : (i + 1) * steps], dim=1) for i in range(count)]  # type: ignore[arg-type]
+            chosen = type(by_block[0]).stack(by_block, dim=1)  # type: ignore[arg-type]
         with th.set_grad_enabled(self._through_dynamics):
             discount = self.world_model.predict_discount(states)
         return Blocks(
@@ -89,7 +105,9 @@ class DirectorLosses(ImaginationAlgorithm):
             th.stack(codes, dim=1),
             th.stack(goals, dim=1),
             type(managers[0]).stack(managers, dim=1),  # type: ignore[arg-type]
-            type(by_block[0]).stack(by_block, dim=1),  # type: ignore[arg-type]
+            chosen,
+            worker_noise.unflatten(1, (count, steps)),
+            nudge,
             discount,
             step_weights(discount),
         )
@@ -101,7 +119,7 @@ class DirectorLosses(ImaginationAlgorithm):
         :return: loss of both actors, and of the three critics
         """
         starts, _ = self._imagination_starts(posterior)
-        blocks = self._compiled.get("imagine", self._imagine)(starts)
+        blocks = self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts))
         worker_loss, worker_value_loss = self._worker_losses(blocks, metrics)
         manager_loss, manager_value_loss = self._manager_losses(blocks, metrics)
         return worker_loss + manager_loss, worker_value_loss + manager_value_loss
@@ -126,16 +144,16 @@ class DirectorLosses(ImaginationAlgorithm):
             returns = worker_returns(reward, th.full_like(reward, self.gamma), value, self.return_lambda)
         scale = policy.worker_range.update(returns)
         entropy, weights = blocks.worker.entropy, blocks.weights
-        if self._through_dynamics:
-            actor_loss = dynamics_actor_loss(entropy, returns, weights, scale, self._ent_coef).mean()
+        if blocks.nudge is not None:
+            actor_loss = self._dynamics_loss(blocks.worker, blocks.noise, blocks.nudge, returns, weights, scale)
         else:
             log_prob = blocks.worker.log_prob(blocks.actions.detach())
             actor_loss = reinforce_actor_loss(
                 log_prob, entropy, returns, value[..., :-1], weights, scale, self._ent_coef
             ).mean()
         saturation = blocks.worker.saturation
-        if self.action_mean_penalty > 0:
-            actor_loss = actor_loss + self.action_mean_penalty * saturation.mean()
+        if self._action_mean_penalty > 0:
+            actor_loss = actor_loss + self._action_mean_penalty * saturation.mean()
         value_loss = self._value_loss(policy.worker_critic, policy.slow_worker_critic, pursuing[..., :-1, :], returns, weights)
         metrics.update(
             worker_loss=actor_loss,

@@ -60,7 +60,7 @@ class Director(DirectorLosses):
     :param ent_coef: weight of the worker's entropy, relative to the range of its returns, which is wide, as it pursues goals
         near and far; ``"auto"`` for 2e-2 (continuous) or 3e-2 (discrete), which fall as Dreamer's
     :param action_mean_penalty: weight of the mean square of the worker's pre-tanh action means (of the centred logits for
-        discrete actions)
+        discrete actions), as Dreamer's
     :param actor_learning_rate: of manager and worker, None for ``learning_rate``
     :param critic_learning_rate: of their critics, of the autoencoder and of what tells novelty; None for ``learning_rate``.
         Codes that change faster than the manager learns would be a language that it never comes to speak
@@ -127,7 +127,7 @@ class Director(DirectorLosses):
         manager_entropy: float = 0.5,
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
         ent_coef: float | Literal["auto"] = 3e-3,
-        action_mean_penalty: float = 1e-2,
+        action_mean_penalty: float | Literal["auto"] = "auto",
         actor_learning_rate: float | Schedule | None = 7e-4,
         critic_learning_rate: float | Schedule | None = 1e-3,
         warmup_updates: int = 0,
@@ -250,8 +250,7 @@ class Director(DirectorLosses):
                     goal_loss = goal_loss + metrics[f"{policy.explorer.name}_loss"]
 
             # One optimizer step, of all networks and what follows them; fresh latents go into the replay
-            actors = [policy.manager, policy.worker]
-            if not self._step_networks(model_loss + goal_loss, losses_of_behaviour, actors, metrics):
+            if not self._step_networks(model_loss + goal_loss, losses_of_behaviour, metrics):
                 continue
             self.replay_buffer.write_latents(index, posterior)
             if self.prioritized_replay > 0:

@@ -10,7 +10,6 @@ from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
 from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
 from sb3_dreamer.behaviour.losses import (
     critic_loss,
-    dynamics_actor_loss,
     imagined_returns,
     reinforce_actor_loss,
     replay_returns,
@@ -21,6 +20,18 @@ from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.dreamer.exploration import Explorer
 from sb3_dreamer.dreamer.policies import DreamerPolicy
 from sb3_dreamer.world_models import WorldModel
+
+
+class Dream(NamedTuple):
+    """What an actor has imagined."""
+
+    rollout: ImaginedRollout
+    policy: ActionDistribution
+    """That chose its actions, ``(N, H, A)``."""
+    noise: th.Tensor
+    """With which, ``(N, H, A)``."""
+    nudge: th.Tensor | None
+    """Zeros, added to the actions: see :meth:`~sb3_dreamer.behaviour.algorithm.ImaginationAlgorithm._nudge`."""
 
 
 class Wanted(NamedTuple):
@@ -59,26 +70,38 @@ class BehaviourLosses(ImaginationAlgorithm):
     critic: Critic
     replay_value_scale: float
 
-    def _imagine(self, starts: LatentState, actor: Actor | None = None) -> tuple[ImaginedRollout, ActionDistribution]:
+    def _imagine(self, starts: LatentState, nudge: th.Tensor | None, actor: Actor | None = None) -> Dream:
         """
         Follow an actor through the model; gradients flow only where the actor's loss needs them.
 
         :param starts: where to imagine from, ``(N, ...)``
+        :param nudge: from :meth:`_nudge`
         :param actor: who acts; None for the one that learns the task
-        :return: the rollout, and the policies ``(N, H, A)`` that chose its actions
+        :return: the dream
         """
         actor, horizon = self.actor if actor is None else actor, self.imagination_horizon
-        noise = iter(actor.noise((len(starts.deter), horizon), starts.deter).unbind(1))
+        noise = actor.noise((len(starts.deter), horizon), starts.deter)
+        if nudge is not None:  # the actor learns by way of it, of all steps at once
+            steps = iter(zip(noise.unbind(1), nudge.unbind(1), strict=True))
+
+            def act(feat: th.Tensor) -> th.Tensor:
+                noise_now, nudge_now = next(steps)
+                with th.no_grad():
+                    action = actor(feat).sample(noise_now)
+                return action + nudge_now
+
+            rollout = self.world_model.imagine(act, starts, horizon)
+            return Dream(rollout, actor(rollout.states.feat[:, :-1].detach()), noise, nudge)
         policies: list[ActionDistribution] = []
 
-        def act(feat: th.Tensor) -> th.Tensor:
+        def keep_graph(feat: th.Tensor) -> th.Tensor:
             with th.enable_grad():
-                policies.append(actor(feat.detach()))
-            return policies[-1].sample(next(noise))
+                policies.append(actor(feat))
+            return policies[-1].sample(noise[:, len(policies) - 1])
 
-        with th.set_grad_enabled(self._through_dynamics):
-            rollout = self.world_model.imagine(act, starts, horizon)
-        return rollout, type(policies[0]).stack(policies, dim=1)  # type: ignore[arg-type]
+        with th.no_grad():
+            rollout = self.world_model.imagine(keep_graph, starts, horizon)
+        return Dream(rollout, type(policies[0]).stack(policies, dim=1), noise, None)  # type: ignore[arg-type]
 
     def _behaviour_losses(
         self, batch: SequenceBatch, posterior: LatentState, metrics: dict[str, th.Tensor]
@@ -108,13 +131,13 @@ class BehaviourLosses(ImaginationAlgorithm):
         :param metrics: to be completed
         :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
         """
-        rollout, policy = self._compiled.get("imagine", self._imagine)(starts)
-        judged = self._judge(rollout, self.critic)
+        dream = self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts))
+        judged = self._judge(dream.rollout, self.critic)
         value = judged.critic.mean
         scale = self.policy.update_return_range(judged.returns)
         wanted = Wanted(judged.returns, value[:, :-1], scale)
-        actor_loss = self._actor_loss(rollout, policy, wanted, judged.weights, metrics)
-        value_loss = self._critic_loss(rollout, judged, self.critic, self.policy.slow_critic)
+        actor_loss = self._actor_loss(dream, wanted, judged.weights, metrics)
+        value_loss = self._critic_loss(dream.rollout, judged, self.critic, self.policy.slow_critic)
         metrics.update(
             actor_loss=actor_loss,
             critic_loss=value_loss,
@@ -136,12 +159,12 @@ class BehaviourLosses(ImaginationAlgorithm):
         :param metrics: to be completed
         :return: loss of the actor, and of the critics
         """
-        rollout, policy = self._imagine(starts, explorer.actor)
-        judged = self._judge(rollout, explorer.task_critic)
+        dream = self._imagine(starts, self._nudge(starts), explorer.actor)
+        rollout, judged = dream.rollout, self._judge(dream.rollout, explorer.task_critic)
         task = Wanted(judged.returns, judged.critic.mean[:, :-1], explorer.task_range.update(judged.returns))
         wanted, curious_loss = self._curious(explorer, rollout, judged.weights, task, metrics)
         its_metrics: dict[str, th.Tensor] = {}
-        actor_loss = self._actor_loss(rollout, policy, wanted, judged.weights, its_metrics)
+        actor_loss = self._actor_loss(dream, wanted, judged.weights, its_metrics)
         value_loss = self._critic_loss(rollout, judged, explorer.task_critic, explorer.slow_task_critic)
         metrics.update({f"exploration_{name}": value for name, value in its_metrics.items()})
         metrics.update(exploration_actor_loss=actor_loss, exploration_task_critic_loss=value_loss)
@@ -156,25 +179,19 @@ class BehaviourLosses(ImaginationAlgorithm):
             returns, weights = imagined_returns(reward, discount, found.mean, self.return_lambda)
         return Judged(found, reward, returns, weights)
 
-    def _actor_loss(
-        self,
-        rollout: ImaginedRollout,
-        policy: ActionDistribution,
-        wanted: Wanted,
-        weights: th.Tensor,
-        metrics: dict[str, th.Tensor],
-    ) -> th.Tensor:
-        """:return: scalar"""
+    def _actor_loss(self, dream: Dream, wanted: Wanted, weights: th.Tensor, metrics: dict[str, th.Tensor]) -> th.Tensor:
+        """:return: scalar, whose graph leads to the actor alone"""
+        policy, nudge = dream.policy, dream.nudge
         entropy, saturation = policy.entropy, policy.saturation
-        if self._through_dynamics:
-            loss = dynamics_actor_loss(entropy, wanted.returns, weights, wanted.scale, self._ent_coef).mean()
+        if nudge is not None:
+            loss = self._dynamics_loss(policy, dream.noise, nudge, wanted.returns, weights, wanted.scale)
         else:
-            log_prob = policy.log_prob(rollout.actions.detach())
+            log_prob = policy.log_prob(dream.rollout.actions)
             loss = reinforce_actor_loss(
                 log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, self._ent_coef
             ).mean()
-        if self.action_mean_penalty > 0:
-            loss = loss + self.action_mean_penalty * saturation.mean()
+        if self._action_mean_penalty > 0:
+            loss = loss + self._action_mean_penalty * saturation.mean()
         metrics.update(actor_entropy=entropy.mean(), actor_saturation=saturation.mean())
         return loss
 

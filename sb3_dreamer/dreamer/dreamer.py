@@ -53,7 +53,8 @@ class Dreamer(BehaviourLosses):
     :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 2e-2 (continuous)
         or 3e-2 (discrete), which fall after 2,000 environment steps, in inverse proportion to them, down to a tenth
     :param action_mean_penalty: weight of the mean square of the pre-tanh action means (of the centred logits for discrete
-        actions): keeps the policy from saturating
+        actions): keeps the policy from saturating before it knows what for; ``"auto"`` for 1e-2, which falls after 1,000
+        environment steps, in inverse proportion to their square, down to a fiftieth
     :param actor_learning_rate: None for ``learning_rate``
     :param critic_learning_rate: None for ``learning_rate``
     :param warmup_updates: updates over which the learning rates rise from 0
@@ -128,7 +129,7 @@ class Dreamer(BehaviourLosses):
         imagination_starts: int | None = 64,
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
         ent_coef: float | Literal["auto"] = "auto",
-        action_mean_penalty: float = 1e-2,
+        action_mean_penalty: float | Literal["auto"] = "auto",
         actor_learning_rate: float | Schedule | None = 7e-4,
         critic_learning_rate: float | Schedule | None = 1e-3,
         warmup_updates: int = 0,
@@ -243,8 +244,7 @@ class Dreamer(BehaviourLosses):
                     model_loss = model_loss + curiosity_loss
 
             # One optimizer step, of all networks and what follows them; fresh latents go into the replay
-            actors = [self.actor] if policy.explorer is None else [self.actor, policy.explorer.actor]
-            if not self._step_networks(model_loss, losses_of_behaviour, actors, metrics):
+            if not self._step_networks(model_loss, losses_of_behaviour, metrics):
                 continue
             self.replay_buffer.write_latents(index, posterior)
             if self.prioritized_replay > 0:

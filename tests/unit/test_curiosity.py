@@ -196,7 +196,7 @@ def test_the_worker_goes_for_what_is_new_only_if_asked_to() -> None:
     model = tiny_director(**given, worker_intrinsic_coef=0.5).learn(60)
     assert float(model.policy.usual_novelty.count) > 0
     batch, _ = model.sample_replay(4, 8)
-    blocks = model._imagine(model._imagination_starts(model.world_model.loss(batch)[0])[0])
+    blocks = model._imagine(model._imagination_starts(model.world_model.loss(batch)[0])[0], None)
     rewards = []
     for coef in (0.0, 0.5):
         model.worker_intrinsic_coef = coef

@@ -179,9 +179,8 @@ def test_behaviour_reaches_actor_and_critic_only(ready: Any, gradient: str, task
     assert gradients(actor_loss, model.actor) > 0
     assert gradients(value_loss, model.critic) > 0 and gradients(value_loss, model.actor) == 0
     assert gradients(value_loss, model.world_model) == 0
-    # REINFORCE goes through nothing but the log-probabilities; the dynamics gradient goes through the model
-    assert (gradients(actor_loss, model.world_model) > 0) == (gradient == "dynamics")
-    # ... yet an update leaves no trace of it in the model
+    assert gradients(actor_loss, model.world_model) == 0 and gradients(actor_loss, model.critic) == 0
+    # ... and an update leaves no trace of it in the model
     model.world_model.loss_scales = dict.fromkeys(model.world_model.loss_scales, 0.0)
     model.replay_value_scale = 0.0
     model.train(1)
@@ -202,7 +201,7 @@ def test_reinforce_gradient_is_that_of_the_policy_evaluated_again(ready: Any, ta
     model.replay_buffer.seed(0)
     batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
     starts, _ = model._imagination_starts(model.world_model.observe(batch))
-    rollout, _ = model._imagine(starts)
+    rollout = model._imagine(starts, None).rollout
     assert not rollout.actions.requires_grad and not rollout.states.feat.requires_grad
     with th.no_grad():
         reward = model.world_model.predict_reward(rollout.states)
@@ -213,6 +212,39 @@ def test_reinforce_gradient_is_that_of_the_policy_evaluated_again(ready: Any, ta
     advantage = (returns - value[:, :-1]) / (high - low).clamp_min(1.0)
     expected = -weights * (policy.log_prob(rollout.actions) * advantage + model._ent_coef * policy.entropy)
     gradients_again = th.autograd.grad(expected.mean(), parameters)
+    assert max(float(grad.abs().max()) for grad in gradients_again) > 1e-6
+    assert all(th.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(found, gradients_again, strict=True))
+
+
+@pytest.mark.parametrize("task", ["ContinuousPendulum-v0", "SequenceMemory-v0"])
+def test_dynamics_gradient_is_that_through_the_whole_dream(ready: Any, task: str) -> None:
+    """Choosing the actions again, all at once, gives the gradient of a dream whose graph holds actor and model."""
+    model = ready(env=f"envs:{task}", actor_gradient="dynamics", imagination_starts=None)
+    parameters = list(model.actor.parameters())
+    loss, *_ = losses(model)
+    found = th.autograd.grad(loss, parameters)
+
+    low, high = model.policy.return_low.clone(), model.policy.return_high.clone()  # moved by that very batch
+    th.manual_seed(0)
+    model.replay_buffer.seed(0)
+    batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
+    starts, _ = model._imagination_starts(model.world_model.observe(batch))
+    noise = iter(model.actor.noise((len(starts.deter), model.imagination_horizon), starts.deter).unbind(1))
+    policies = []
+
+    def act(feat: th.Tensor) -> th.Tensor:
+        policies.append(model.actor(feat.detach()))
+        return policies[-1].sample(next(noise))
+
+    rollout = model.world_model.imagine(act, starts, model.imagination_horizon)
+    reward, discount = model.world_model.predict_reward(rollout.states), model.world_model.predict_discount(rollout.states)
+    value = model.critic(rollout.states.feat).mean
+    returns, weights = imagined_returns(reward, discount, value, model.return_lambda)
+    entropy, saturation = (th.stack([getattr(p, name) for p in policies], 1) for name in ("entropy", "saturation"))
+    expected = (-weights * (returns / (high - low).clamp_min(1.0) + model._ent_coef * entropy)).mean()
+    expected = expected + model._action_mean_penalty * saturation.mean()
+    gradients_again = th.autograd.grad(expected, parameters)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert max(float(grad.abs().max()) for grad in gradients_again) > 1e-6
     assert all(th.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(found, gradients_again, strict=True))
 
@@ -239,7 +271,8 @@ def test_every_weight_changes_the_update(ready: Any, name: str) -> None:
     for value in (0.0, 3.0):
         model = ready(replay_value_scale=0.0)
         setattr(model, name, value)
-        model._ent_coef = value if name == "ent_coef" else model._ent_coef
+        if name in ("ent_coef", "action_mean_penalty"):
+            setattr(model, f"_{name}", value)
         th.manual_seed(0)
         model.replay_buffer.seed(0)
         model.train(1)
@@ -322,7 +355,7 @@ def test_number_of_imagination_starts(ready: Any, starts: int | None, expected: 
 def test_horizon_and_actions_beyond_the_start(ready: Any) -> None:
     model = ready(imagination_horizon=6)
     batch, _ = model.replay_buffer.sample(4, 8)
-    rollout, policies = model._imagine(model._imagination_starts(model.world_model.observe(batch))[0])
+    rollout, policies, *_ = model._imagine(model._imagination_starts(model.world_model.observe(batch))[0], None)
     assert rollout.states.deter.shape[1] == 7 and rollout.actions.shape[1] == 6 and policies.entropy.shape[1] == 6
 
 
@@ -344,6 +377,21 @@ def test_the_weight_of_the_entropy_falls_where_it_is_left_open(ready: Any, given
         model.train(1)
         found.append(model._ent_coef)
         assert model.logger.name_to_value["train/ent_coef"] == model._ent_coef
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("auto", [1e-2, 1e-2, 2.5e-3, 2e-4, 2e-4]), (0.5, [0.5] * 5), (0.0, [0.0] * 5)]
+)
+def test_the_penalty_on_actions_falls_where_it_is_left_open(ready: Any, given: Any, expected: list[float]) -> None:
+    model = ready(action_mean_penalty=given)
+    assert model._action_mean_penalty == expected[0]
+    found = []
+    for steps in (1, 1000, 2000, 10_000, 10**6):
+        model._steps_in_all = steps
+        model.train(1)
+        found.append(model._action_mean_penalty)
+        assert model.logger.name_to_value["train/action_mean_penalty"] == model._action_mean_penalty
     assert found == pytest.approx(expected)
 
 
