@@ -225,6 +225,31 @@ def test_one_actor_collects_and_another_predicts() -> None:
     assert model.policy.acting_actor(evaluation=False) is model.actor
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [({}, 0.5), (dict(explorer_share=0.0), 0.0), (dict(explorer_share=1.0), 1.0), (dict(extrinsic_coef=0.0), 1.0)],
+)
+def test_episodes_are_shared_between_who_explores_and_the_task(kwargs: dict[str, Any], expected: float) -> None:
+    """Each is one actor's from its start to its end, in every environment by itself; the replay holds what was done."""
+    env = make_vec_env(lambda: Clock(5), n_envs=4)
+    model = explorer(env, learning_starts=40, train_ratio=1e-6, seed=1, **kwargs)
+    exploring = model.policy.explorer
+    assert exploring is not None
+    for actor, favourite in ((model.actor, 3.0), (exploring.actor, -3.0)):
+        th.nn.init.zeros_(actor.mean.weight)
+        th.nn.init.constant_(actor.mean.bias, favourite)
+        th.nn.init.constant_(actor.std.bias, -20.0)
+    model.learn(1000)
+    episodes = []
+    for rows in model.replay_buffer.streams():
+        ends = np.flatnonzero(rows.is_last)[3:]  # those before were random
+        actions = rows.actions[:, 0]
+        episodes += [actions[end - 5 : end] > 0 for end in ends]
+    assert all(len(set(episode.tolist())) == 1 for episode in episodes) and len(episodes) > 150
+    explored = 1 - np.mean([episode[0] for episode in episodes])
+    assert explored == (pytest.approx(expected, abs=0.15) if expected == 0.5 else expected)
+
+
 @pytest.mark.parametrize("another", [False, True])
 def test_adapting_keeps_the_world_and_begins_the_behaviour_anew_for_another_task(
     another: bool, tmp_path: pathlib.Path
@@ -362,6 +387,7 @@ def test_what_is_reconstructed_badly_is_another_curiosity(env: str, tmp_path: pa
     ("kwargs", "message"),
     [
         (dict(exploration="curiosity"), "exploration"),
+        (dict(explorer_share=1.5), "explorer_share must be a number, from 0 to 1, got 1.5"),
         (
             dict(exploration="reconstruction", policy_kwargs=dict(size="debug", world_model_class=MLPWorldModel)),
             "exploration='reconstruction' is about deterministic states, of which MLPWorldModel has none",

@@ -187,6 +187,10 @@ class RolloutAlgorithm(SavingAlgorithm):
         )
         self.policy.update_statistics(last_obs, rewards)
 
+    def _acts_at_random(self) -> bool:
+        """:return: whether nothing has been learnt yet that could act"""
+        return self.random_warmup and self.num_timesteps < self._first_update_at()
+
     def _act(self, obs: dict[str, np.ndarray]) -> np.ndarray:
         """
         Filter the observations, choose actions, and keep the new latent states.
@@ -195,7 +199,7 @@ class RolloutAlgorithm(SavingAlgorithm):
         :return: the model's actions, ``(n_envs, A)``
         """
         given = None
-        if self.random_warmup and self.num_timesteps < self._first_update_at():
+        if self._acts_at_random():
             given = self.action_codec.from_env(np.stack([self.action_space.sample() for _ in range(self.n_envs)]))
         assert self._last_state is not None and self._last_episode_starts is not None
         self._last_state = self.policy.step(obs, self._last_state, self._last_episode_starts, actions=given)

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import configure_logger
 
 from sb3_dreamer.behaviour.policy import Exploration, check_exploration
-from sb3_dreamer.common.arguments import check_numbers, check_whole
+from sb3_dreamer.common.arguments import check_numbers, check_ranges, check_whole
 from sb3_dreamer.common.sequence_buffer import RewardFn
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
@@ -71,6 +71,8 @@ class Dreamer(BehaviourLosses):
         seen (Liu and Abbeel 2021, https://arxiv.org/abs/2103.04551), which lasts where nothing is hard to predict; None for
         the task alone. While exploring, an actor of its own collects data for curiosity and task; :meth:`predict` acts for
         the task alone, with another that dreams from the same states
+    :param explorer_share: share of the episodes that the actor who explores collects; the others are the task's, which sees
+        there where its dreams were wrong; None for a half, or all where ``extrinsic_coef`` is 0
     :param intrinsic_coef: weight of the returns of curiosity, in units of their range; a number or a function of the remaining
         progress (from 1 to 0), with which curiosity can give way to the task
     :param extrinsic_coef: weight of the task's returns, in units of theirs (at least 1), for the actor that explores; 0 to
@@ -95,6 +97,8 @@ class Dreamer(BehaviourLosses):
     """
 
     policy: DreamerPolicy
+    _for_the_task: np.ndarray | None = None
+    """Which environments' episodes the task's actor collects, ``(n_envs,)``."""
     _aliases = ("actor", "critic")
     rate_of: ClassVar[dict[str, str]] = {
         "actor": "actor_learning_rate",
@@ -139,6 +143,7 @@ class Dreamer(BehaviourLosses):
         replay_value_scale: float = 0.3,
         evaluation_rate: float | None = 0.002,
         exploration: Exploration | None = None,
+        explorer_share: float | None = None,
         intrinsic_coef: float | Schedule = 1.0,
         extrinsic_coef: float = 1.0,
         random_warmup: bool = True,
@@ -169,6 +174,7 @@ class Dreamer(BehaviourLosses):
         self.replay_value_scale = replay_value_scale
         self.evaluation_rate = evaluation_rate
         self.exploration = exploration
+        self.explorer_share = explorer_share
         self.intrinsic_coef = intrinsic_coef
         self.extrinsic_coef = extrinsic_coef
         super().__init__(
@@ -201,6 +207,8 @@ class Dreamer(BehaviourLosses):
         super()._check_arguments()
         check_numbers(self, real=("replay_value_scale",))
         check_exploration(self.exploration, None)
+        if self.explorer_share is not None:
+            check_ranges(shares=dict(explorer_share=self.explorer_share))
 
     def _policy_arguments(self) -> dict[str, Any]:
         exploring = {} if self.exploration is None else dict(exploration=self.exploration)
@@ -210,6 +218,27 @@ class Dreamer(BehaviourLosses):
         super()._create_aliases()
         self.actor = self.policy.actor
         self.critic = self.policy.critic
+
+    # ---- acting
+
+    def _act(self, obs: dict[str, np.ndarray]) -> np.ndarray:
+        actions = super()._act(obs)
+        if self.policy.explorer is None or self._acts_at_random():
+            return actions
+        share = self.explorer_share
+        if share is None:
+            share = 0.5 if self.extrinsic_coef > 0 else 1.0
+        starts = np.asarray(self._last_episode_starts)
+        if self._for_the_task is None or len(self._for_the_task) != len(
+            starts
+        ):  # those on their way
+            self._for_the_task = np.zeros_like(starts)
+        self._for_the_task = np.where(starts, th.rand(len(starts)).numpy() >= share, self._for_the_task)
+        if self._for_the_task.any():
+            assert self._last_state is not None
+            actions = self.policy.let_task_act(self._last_state, self._for_the_task)
+            self._last_state = (*self._last_state[:-1], actions)
+        return actions
 
     # ---- learning
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch as th
 import torch.nn as nn
 from gymnasium import spaces
@@ -183,6 +184,19 @@ class DreamerPolicy(ImaginationPolicy):
             return policy.mode
         generator = self.predict_generator if evaluation else None
         return policy.sample(actor.noise(tuple(state.deter.shape[:-1]), state.deter, generator))
+
+    @th.no_grad()
+    def let_task_act(self, state: tuple[np.ndarray, ...], where: np.ndarray) -> np.ndarray:
+        """
+        :param state: after a step in which another actor chose
+        :param where: the environments in which the task's actor is to choose instead, ``(n,)``
+        :return: actions in the model's space, ``(n, A)``
+        """
+        deter, stoch = (th.as_tensor(part[where], device=self.device) for part in state[:2])
+        latent = LatentState(deter, stoch)
+        actions = state[-1].copy()
+        actions[where] = self.actor(latent.feat).sample(self.actor.noise((len(deter),), deter)).cpu().numpy()
+        return actions
 
     # ---- what changes beside the gradients
 
