@@ -250,6 +250,25 @@ def test_episodes_are_shared_between_who_explores_and_the_task(kwargs: dict[str,
     assert explored == (pytest.approx(expected, abs=0.15) if expected == 0.5 else expected)
 
 
+def test_the_explorer_acts_alone_until_there_is_a_task(tmp_path: pathlib.Path) -> None:
+    class Worth(Clock):
+        worth = 0.0
+
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+            obs, _, *rest = super().step(action)
+            return obs, self.worth if rest[0] else 0.0, *rest  # with the last observation, as a goal's
+
+    env = Worth(5)
+    model = explorer(env, learning_starts=40, train_ratio=1e-6, explorer_share=0.0)
+    model.learn(100)
+    assert model._for_the_task is None and not model.policy.explorer.found_reward
+    env.worth = -1.0
+    model.learn(20, reset_num_timesteps=False)
+    assert model._for_the_task.all()
+    model.save(tmp_path / "model")
+    assert Dreamer.load(tmp_path / "model").policy.explorer.found_reward
+
+
 @pytest.mark.parametrize("another", [False, True])
 def test_adapting_keeps_the_world_and_begins_the_behaviour_anew_for_another_task(
     another: bool, tmp_path: pathlib.Path

@@ -72,7 +72,8 @@ class Dreamer(BehaviourLosses):
         the task alone. While exploring, an actor of its own collects data for curiosity and task; :meth:`predict` acts for
         the task alone, with another that dreams from the same states
     :param explorer_share: share of the episodes that the actor who explores collects; the others are the task's, which sees
-        there where its dreams were wrong; None for a half, or all where ``extrinsic_coef`` is 0
+        there where its dreams were wrong; None for a half, or all where ``extrinsic_coef`` is 0. Before the first reward other
+        than 0 there is no task, and all are the explorer's
     :param intrinsic_coef: weight of the returns of curiosity, in units of their range; a number or a function of the remaining
         progress (from 1 to 0), with which curiosity can give way to the task
     :param extrinsic_coef: weight of the task's returns, in units of theirs (at least 1), for the actor that explores; 0 to
@@ -223,15 +224,13 @@ class Dreamer(BehaviourLosses):
 
     def _act(self, obs: dict[str, np.ndarray]) -> np.ndarray:
         actions = super()._act(obs)
-        if self.policy.explorer is None or self._acts_at_random():
+        explorer, share = self.policy.explorer, self.explorer_share
+        if explorer is None or self._acts_at_random() or not bool(explorer.found_reward):
             return actions
-        share = self.explorer_share
         if share is None:
             share = 0.5 if self.extrinsic_coef > 0 else 1.0
         starts = np.asarray(self._last_episode_starts)
-        if self._for_the_task is None or len(self._for_the_task) != len(
-            starts
-        ):  # those on their way
+        if self._for_the_task is None or len(self._for_the_task) != len(starts):  # those on their way
             self._for_the_task = np.zeros_like(starts)
         self._for_the_task = np.where(starts, th.rand(len(starts)).numpy() >= share, self._for_the_task)
         if self._for_the_task.any():

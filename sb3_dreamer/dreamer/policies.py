@@ -185,6 +185,11 @@ class DreamerPolicy(ImaginationPolicy):
         generator = self.predict_generator if evaluation else None
         return policy.sample(actor.noise(tuple(state.deter.shape[:-1]), state.deter, generator))
 
+    def update_statistics(self, obs: dict[str, np.ndarray], reward: np.ndarray) -> None:
+        super().update_statistics(obs, reward)
+        if self.explorer is not None and reward.any():
+            self.explorer.found_reward.fill_(True)
+
     @th.no_grad()
     def let_task_act(self, state: tuple[np.ndarray, ...], where: np.ndarray) -> np.ndarray:
         """
