@@ -196,7 +196,7 @@ def run(name: str, methods: Sequence[str], seeds: Sequence[int], steps: int | No
                 kind, arguments = settings
                 model = kind("MlpPolicy", task.env_id, seed=seed, device="cpu", **arguments)
                 model.learn(task.steps, callback=Coverage(task, on_mark))
-            there += lines
+            there = [*read_csv(path), *lines]  # another process may have left its own meanwhile
             write_csv(path, list(there[0]), [list(line.values()) for line in there])
     record_machine(out)
 

@@ -146,6 +146,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         returns: th.Tensor,
         weights: th.Tensor,
         scale: th.Tensor,
+        ent_coef: float,
     ) -> th.Tensor:
         """
         Of an actor that learns through the dynamics.
@@ -156,10 +157,11 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         :param returns: whose graph leads to the nudge; it is used up, ``(...)``
         :param weights: what they count, ``(...)``
         :param scale: range of the returns, scalar
+        :param ent_coef: weight of the entropy
         :return: scalar, whose graph leads to the actor alone
         """
-        worth = dynamics_actor_loss(policy.entropy.detach(), returns, weights, scale, self._ent_coef).mean()
-        loss = dynamics_actor_loss(policy.entropy, returns.detach(), weights, scale, self._ent_coef).mean()
+        worth = dynamics_actor_loss(policy.entropy.detach(), returns, weights, scale, ent_coef).mean()
+        loss = dynamics_actor_loss(policy.entropy, returns.detach(), weights, scale, ent_coef).mean()
         return loss + hand_over(worth, nudge, policy.sample(noise).view_as(nudge))
 
     def _update_rates(self) -> None:

@@ -145,7 +145,9 @@ class DirectorLosses(ImaginationAlgorithm):
         scale = policy.worker_range.update(returns)
         entropy, weights = blocks.worker.entropy, blocks.weights
         if blocks.nudge is not None:
-            actor_loss = self._dynamics_loss(blocks.worker, blocks.noise, blocks.nudge, returns, weights, scale)
+            actor_loss = self._dynamics_loss(
+                blocks.worker, blocks.noise, blocks.nudge, returns, weights, scale, self._ent_coef
+            )
         else:
             log_prob = blocks.worker.log_prob(blocks.actions.detach())
             actor_loss = reinforce_actor_loss(

@@ -136,7 +136,7 @@ class BehaviourLosses(ImaginationAlgorithm):
         value = judged.critic.mean
         scale = self.policy.update_return_range(judged.returns)
         wanted = Wanted(judged.returns, value[:, :-1], scale)
-        actor_loss = self._actor_loss(dream, wanted, judged.weights, metrics)
+        actor_loss = self._actor_loss(dream, wanted, judged.weights, self._ent_coef, metrics)
         value_loss = self._critic_loss(dream.rollout, judged, self.critic, self.policy.slow_critic)
         metrics.update(
             actor_loss=actor_loss,
@@ -164,7 +164,8 @@ class BehaviourLosses(ImaginationAlgorithm):
         task = Wanted(judged.returns, judged.critic.mean[:, :-1], explorer.task_range.update(judged.returns))
         wanted, curious_loss = self._curious(explorer, rollout, judged.weights, task, metrics)
         its_metrics: dict[str, th.Tensor] = {}
-        actor_loss = self._actor_loss(dream, wanted, judged.weights, its_metrics)
+        # whose entropy is worth what it was at first: it is not to settle down
+        actor_loss = self._actor_loss(dream, wanted, judged.weights, self._first_ent_coef, its_metrics)
         value_loss = self._critic_loss(rollout, judged, explorer.task_critic, explorer.slow_task_critic)
         metrics.update({f"exploration_{name}": value for name, value in its_metrics.items()})
         metrics.update(exploration_actor_loss=actor_loss, exploration_task_critic_loss=value_loss)
@@ -179,16 +180,18 @@ class BehaviourLosses(ImaginationAlgorithm):
             returns, weights = imagined_returns(reward, discount, found.mean, self.return_lambda)
         return Judged(found, reward, returns, weights)
 
-    def _actor_loss(self, dream: Dream, wanted: Wanted, weights: th.Tensor, metrics: dict[str, th.Tensor]) -> th.Tensor:
+    def _actor_loss(
+        self, dream: Dream, wanted: Wanted, weights: th.Tensor, ent_coef: float, metrics: dict[str, th.Tensor]
+    ) -> th.Tensor:
         """:return: scalar, whose graph leads to the actor alone"""
         policy, nudge = dream.policy, dream.nudge
         entropy, saturation = policy.entropy, policy.saturation
         if nudge is not None:
-            loss = self._dynamics_loss(policy, dream.noise, nudge, wanted.returns, weights, wanted.scale)
+            loss = self._dynamics_loss(policy, dream.noise, nudge, wanted.returns, weights, wanted.scale, ent_coef)
         else:
             log_prob = policy.log_prob(dream.rollout.actions)
             loss = reinforce_actor_loss(
-                log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, self._ent_coef
+                log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, ent_coef
             ).mean()
         if self._action_mean_penalty > 0:
             loss = loss + self._action_mean_penalty * saturation.mean()

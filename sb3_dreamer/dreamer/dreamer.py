@@ -51,7 +51,8 @@ class Dreamer(BehaviourLosses):
     :param actor_gradient: ``"reinforce"``, ``"dynamics"`` (back-propagation through the imagined dynamics, reparametrised
         or straight-through actions), or ``"auto"``: dynamics for continuous actions, reinforce for discrete ones
     :param ent_coef: weight of the policy's entropy, relative to the range of the returns; ``"auto"`` for 2e-2 (continuous)
-        or 3e-2 (discrete), which fall after 2,000 environment steps, in inverse proportion to them, down to a tenth
+        or 3e-2 (discrete), which fall after 2,000 environment steps, in inverse proportion to them, down to a tenth (not
+        for an actor that explores)
     :param action_mean_penalty: weight of the mean square of the pre-tanh action means (of the centred logits for discrete
         actions): keeps the policy from saturating before it knows what for; ``"auto"`` for 1e-2, which falls after 1,000
         environment steps, in inverse proportion to their square, down to a fiftieth
