@@ -106,7 +106,7 @@ def test_no_default_of_ours_leaks_into_the_published_settings() -> None:
     assert set(RSSM.small_task_kwargs) - {"latent"} <= set(PUBLISHED_WORLD_MODEL)
     general = {"self", "policy", "env", "stats_window_size", "tensorboard_log", "verbose", "seed", "device"}
     general |= {"replay_buffer_kwargs"}  # where rows lie, not what is learnt from them
-    general |= {"exploration", "intrinsic_coef", "extrinsic_coef"}  # None, and what has no effect without
+    general |= {"exploration", "explorer_share", "intrinsic_coef", "extrinsic_coef"}  # None, and what has no effect without
     arguments = set(inspect.signature(Dreamer.__init__).parameters) - general - {"_init_setup_model"}
     assert arguments == set(DREAMER_V3)
     policy = set(inspect.signature(Dreamer.policy_aliases["MlpPolicy"].__init__).parameters)
