@@ -206,6 +206,24 @@ def test_replayed_returns_are_those_of_who_explored() -> None:
     assert all(parameter.grad is None for parameter in model.critic.parameters())
 
 
+def test_an_explorers_entropy_keeps_its_weight() -> None:
+    model = explorer()
+    model.learn(60)
+    exploring = model.policy.explorer
+    assert exploring is not None
+    starts, _ = model._imagination_starts(model.world_model.observe(model.sample_replay(4, 8)[0]))
+
+    def loss(name: str, value: float) -> float:
+        setattr(model, name, value)
+        for tracked in (exploring.range, exploring.task_range):
+            tracked.low.zero_()
+            tracked.high.zero_()
+        th.manual_seed(0)
+        return model._exploring_losses(starts, exploring, {})[0].item()
+
+    assert loss("_ent_coef", 0.0) == loss("_ent_coef", 5.0) != loss("_first_ent_coef", 5.0)
+
+
 def test_one_actor_collects_and_another_predicts() -> None:
     model = explorer(evaluation_rate=None)
     exploring = model.policy.explorer
