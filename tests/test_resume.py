@@ -47,6 +47,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("dreamer", "wrapped", dict(buffer_size=100)),
     ("dreamer", "warmup", dict(learning_starts=150)),
     ("dreamer", "two", {}),
+    # of who explores, which environments' episodes are the task's
+    ("dreamer", "two, exploring", dict(exploration="state_entropy", learning_starts=40)),
     # of Director, the goal of that moment and for how long it is pursued
     ("director", "goals", dict(**DEBT, actor_learning_rate=None, goal_steps=3, imagination_horizon=3)),
     ("director", "two", {}),
@@ -59,8 +61,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-def resume(make: Any, folder: pathlib.Path, n_envs: int) -> Any:
-    env = make_vec_env("envs:ContinuousPendulum-v0", n_envs)
+def resume(make: Any, folder: pathlib.Path, n_envs: int, **env_kwargs: Any) -> Any:
+    env = make_vec_env("envs:ContinuousPendulum-v0", n_envs, env_kwargs=env_kwargs)
     for single, state in zip(env.envs, pickle.loads((folder / "envs").read_bytes()), strict=True):  # type: ignore[attr-defined]
         envs.set_env_state(single, state)
     model = make.algorithm.load(folder / "model", env, device="cpu", force_reset=False)
@@ -74,12 +76,15 @@ def resume(make: Any, folder: pathlib.Path, n_envs: int) -> Any:
 def test_stopped_and_continued_equals_never_stopped(
     make: Any, case: str, kwargs: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
-    n_envs = 2 if case == "two" else 1
+    n_envs = 2 if case.startswith("two") else 1
     stop = STOP + STOP % n_envs
-    straight = make(make_vec_env("envs:ContinuousPendulum-v0", n_envs, seed=0), **kwargs)
+    short = dict(max_episode_steps=25) if "exploring" in case else {}
+    straight = make(make_vec_env("envs:ContinuousPendulum-v0", n_envs, seed=0, env_kwargs=short), **kwargs)
     straight.learn(END, callback=SaveAt(stop, tmp_path))
     th.manual_seed(999)  # whatever happened since
-    continued = resume(make, tmp_path, n_envs)
+    continued = resume(make, tmp_path, n_envs, **short)
+    if "exploring" in case:
+        assert continued._for_the_task.tolist() == [False, True]  # one of each is on its way
     assert continued.num_timesteps == stop
     continued.learn(END - stop, reset_num_timesteps=False)
     assert continued.num_timesteps == straight.num_timesteps and continued._n_updates == straight._n_updates > 0
