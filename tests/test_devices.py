@@ -66,7 +66,6 @@ def test_an_update_happens_on_one_device(case: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(model, "_is_sound", judge)
     director = make is tiny_director
-    actors = [policy.manager, policy.worker] if director else [policy.actor]
     for learns_alone in (False, True):
         metrics: dict[str, th.Tensor] = {}
         policy.optimizer.zero_grad(set_to_none=True)
@@ -78,7 +77,7 @@ def test_an_update_happens_on_one_device(case: str, monkeypatch: pytest.MonkeyPa
             loss = loss + policy.explorer.curiosity.loss(batch, posterior)
         given = (posterior, metrics) if director else (batch, posterior, metrics)
         behaviour = () if learns_alone else model._behaviour_losses(*given)
-        model._step_networks(loss, behaviour, actors, metrics)
+        model._step_networks(loss, behaviour, metrics)
         assert {value.device.type for value in metrics.values()} == {"meta"}
     assert asked == [{"meta"}, {"meta"}]
     policy.update_slow_critic(0.1)

@@ -38,7 +38,7 @@ def states_of(model: Director) -> Any:
 
 def dreams(model: Director) -> Any:
     starts, _ = model._imagination_starts(states_of(model))
-    return model._imagine(starts, model._nudge(starts))
+    return model._dream(starts)
 
 
 # ---- the manager's clock
@@ -222,7 +222,7 @@ def test_the_worker_never_hears_of_the_reward(model: Director, monkeypatch: pyte
             tracked.low.zero_()
             tracked.high.zero_()
         th.manual_seed(0)
-        blocks = model._imagine(starts, model._nudge(starts))
+        blocks = model._dream(starts)
         losses.append([loss(blocks, {})[0].item() for loss in (model._worker_losses, model._manager_losses)])
     assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
 
@@ -252,7 +252,7 @@ def test_only_the_task_ends_with_an_episode(model: Director, monkeypatch: pytest
     found: list[dict[str, float]] = []
     for discount in (0.0, 0.99):
         th.manual_seed(0)
-        blocks = model._imagine(starts, model._nudge(starts))
+        blocks = model._dream(starts)
         metrics: dict[str, th.Tensor] = {}
         ended = blocks._replace(discount=th.full_like(blocks.discount, discount))
         monkeypatch.setattr(model.world_model, "predict_reward", lambda states: th.ones(states.deter.shape[:-1]))

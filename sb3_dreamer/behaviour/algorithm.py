@@ -29,6 +29,8 @@ from sb3_dreamer.world_models import SEQUENCE_MODELS, ModelSize
 
 ROWS = 256
 """Replayed rows a batch, where the number of windows is left open."""
+USUAL_START = 200
+"""Environment steps before the first update, where ``learning_starts`` is left open."""
 ENTROPY_STEPS = 2000
 """Environment steps after which the weight of the entropy falls, in inverse proportion to them, where it is left open."""
 LEAST_ENTROPY = 0.1
@@ -67,6 +69,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     """Now."""
     _action_mean_penalty: float
     """Now."""
+    _behaviour_began: int = 0
+    """Environment steps before the behaviour began anew."""
     _compiled: dict[str, Compiled]
     """Compiled functions by name."""
 
@@ -76,8 +80,9 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             raise ValueError(f"actor_gradient must be 'auto', 'reinforce' or 'dynamics', got {self.actor_gradient!r}.")
         for name in ("ent_coef", "action_mean_penalty"):
             value = getattr(self, name)
-            if value != "auto" and not (isinstance(value, float | int) and value >= 0):
+            if isinstance(value, str) and value != "auto":
                 raise ValueError(f"{name} must be 'auto' or a number of at least 0, got {value!r}.")
+        check_numbers(self, real=[name for name in ("ent_coef", "action_mean_penalty") if getattr(self, name) != "auto"])
         check_numbers(self, whole=("imagination_horizon", "imagination_starts"), optional=("imagination_starts",), minimum=1)
         check_numbers(self, whole=("warmup_updates",))
         check_max_grad_norm(self)
@@ -138,6 +143,15 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         shape = (len(starts.deter), self.imagination_horizon, self.action_codec.size)
         return th.zeros(shape, device=starts.deter.device, requires_grad=True) if self._through_dynamics else None
 
+    @staticmethod
+    def _forget_casts() -> None:
+        """
+        To be called between acting in a dream, without a graph, and evaluating the same actor with one: autocast keeps weights
+        that it has cast, in older versions of torch also those that were cast without a graph, which would cut the gradient.
+        (The latter is done outside of what is compiled, whose graph is used up as a whole.)
+        """
+        th.clear_autocast_cache()
+
     def _dynamics_loss(
         self,
         policy: ActionDistribution,
@@ -160,7 +174,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         :param ent_coef: weight of the entropy
         :return: scalar, whose graph leads to the actor alone
         """
-        worth = dynamics_actor_loss(policy.entropy.detach(), returns, weights, scale, ent_coef).mean()
+        worth = dynamics_actor_loss(th.zeros_like(returns), returns, weights, scale, 0.0).mean()
         loss = dynamics_actor_loss(policy.entropy, returns.detach(), weights, scale, ent_coef).mean()
         return loss + hand_over(worth, nudge, policy.sample(noise).view_as(nudge))
 
@@ -171,11 +185,13 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             check_scheduled(rate, f"learning rate of the {group['name']}", self._current_progress_remaining)
             group["lr"] = warmup * rate
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
+        # of the behaviour's learning: a late start is a start
+        steps = self._steps_in_all - max(self._behaviour_began, self._first_update_at() - USUAL_START)
         if self.ent_coef == "auto":
-            share = ENTROPY_STEPS / max(ENTROPY_STEPS, self._steps_in_all)
+            share = ENTROPY_STEPS / max(ENTROPY_STEPS, steps)
             self._ent_coef = self._first_ent_coef * max(LEAST_ENTROPY, share)
         if self.action_mean_penalty == "auto":
-            share = (PENALTY_STEPS / max(PENALTY_STEPS, self._steps_in_all)) ** 2
+            share = (PENALTY_STEPS / max(PENALTY_STEPS, steps)) ** 2
             self._action_mean_penalty = 1e-2 * max(LEAST_PENALTY, share)
         self.logger.record("train/ent_coef", self._ent_coef)
         self.logger.record("train/action_mean_penalty", self._action_mean_penalty)

@@ -4,6 +4,9 @@ The losses of actor and critic as pure functions. ``t`` runs over imagined state
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch as th
 
 from sb3_dreamer.common.distributions import TwoHot
@@ -77,9 +80,20 @@ def hand_over(loss: th.Tensor, nudge: th.Tensor, actions: th.Tensor) -> th.Tenso
     :param nudge: zeros with a gradient, added to the actions in the dreams, ``(N, H, A)``
     :param actions: the same ones, chosen again, ``(N, H, A)``
     :return: 0, whose gradient by the actor is that of the loss
+    :raises RuntimeError: the loss does not depend on the actions
     """
-    with th.autocast(loss.device.type, enabled=False):  # every operation goes back in the numbers that it came in
-        (pull,) = th.autograd.grad(loss, nudge)
+    plain: AbstractContextManager[Any] = nullcontext()
+    if th.amp.autocast_mode.is_autocast_available(
+        loss.device.type
+    ):  # every operation goes back in the numbers that it came in
+        plain = th.autocast(loss.device.type, enabled=False)
+    with plain:
+        (pull,) = th.autograd.grad(loss, nudge, allow_unused=True)
+    if pull is None:
+        raise RuntimeError(
+            "actor_gradient='dynamics' needs a world model whose rewards or states depend on the actions with a gradient, and "
+            "what it imagined does not: use 'reinforce'."
+        )
     return (pull * (actions - actions.detach())).sum()
 
 

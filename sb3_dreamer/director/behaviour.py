@@ -58,6 +58,7 @@ class DirectorLosses(ImaginationAlgorithm):
 
         :param starts: where to imagine from, ``(N, ...)``
         :param nudge: from :meth:`_nudge`
+        :return: the dreams; with a nudge, what their codes and actions were drawn from has no graph
         """
         policy, steps = self.policy, self.goal_steps
         n, count = len(starts.deter), self.imagination_horizon // steps
@@ -72,31 +73,23 @@ class DirectorLosses(ImaginationAlgorithm):
         workers: list[ActionDistribution] = []
         state = starts
         for block in range(count):
-            with th.enable_grad():
+            with th.set_grad_enabled(nudge is None):
                 managers.append(policy.manager(state.feat.detach()))
             with th.no_grad():
                 codes.append(managers[-1].sample(manager_noise[block]).detach())
                 goals.append(policy.autoencoder.decode(codes[-1]))
 
             def act(feat: th.Tensor) -> th.Tensor:
-                with th.set_grad_enabled(nudge is None):  # else the worker learns by way of the nudge, of all steps at once
-                    worker = policy.worker(th.cat([feat.detach(), goals[-1]], dim=-1))
-                    action = worker.sample(next(noises)).detach()
-                if nudge is not None:
-                    return action + next(nudges)
-                workers.append(worker)
-                return action
+                with th.set_grad_enabled(nudge is None):
+                    workers.append(policy.worker(th.cat([feat.detach(), goals[-1]], dim=-1)))
+                    action = workers[-1].sample(next(noises)).detach()
+                return action if nudge is None else action + next(nudges)
 
             with th.set_grad_enabled(self._through_dynamics):
                 rollouts.append(self.world_model.imagine(act, state, steps))
             state = rollouts[-1].states.map(lambda x: x[:, -1]).detach()
         states = LatentState.stack([rollout.states for rollout in rollouts], dim=1)
-        if nudge is not None:
-            goal = th.stack(goals, dim=1).unsqueeze(2).expand(-1, -1, steps, -1)
-            chosen = policy.worker(th.cat([states.feat[:, :, :-1].detach(), goal], dim=-1))
-        else:
-            by_block = [type(workers[0]).stack(workers[i * steps : (i + 1) * steps], dim=1) for i in range(count)]  # type: ignore[arg-type]
-            chosen = type(by_block[0]).stack(by_block, dim=1)  # type: ignore[arg-type]
+        by_block = [type(workers[0]).stack(workers[i * steps : (i + 1) * steps], dim=1) for i in range(count)]  # type: ignore[arg-type]
         with th.set_grad_enabled(self._through_dynamics):
             discount = self.world_model.predict_discount(states)
         return Blocks(
@@ -105,12 +98,26 @@ class DirectorLosses(ImaginationAlgorithm):
             th.stack(codes, dim=1),
             th.stack(goals, dim=1),
             type(managers[0]).stack(managers, dim=1),  # type: ignore[arg-type]
-            chosen,
+            type(by_block[0]).stack(by_block, dim=1),  # type: ignore[arg-type]
             worker_noise.unflatten(1, (count, steps)),
             nudge,
             discount,
             step_weights(discount),
         )
+
+    def _dream(self, starts: LatentState) -> Blocks:
+        """
+        :param starts: where to imagine from, ``(N, ...)``
+        :return: the dreams, with graphs that lead to manager and worker alone from what they chose from
+        """
+        blocks: Blocks = self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts))
+        if blocks.nudge is None:
+            return blocks
+        self._forget_casts()
+        feat = blocks.states.feat.detach()
+        goals = blocks.goals.unsqueeze(2).expand(-1, -1, self.goal_steps, -1)
+        worker = self.policy.worker(th.cat([feat[:, :, :-1], goals], dim=-1))
+        return blocks._replace(manager=self.policy.manager(feat[:, :, 0]), worker=worker)
 
     def _behaviour_losses(self, posterior: LatentState, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -119,7 +126,7 @@ class DirectorLosses(ImaginationAlgorithm):
         :return: loss of both actors, and of the three critics
         """
         starts, _ = self._imagination_starts(posterior)
-        blocks = self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts))
+        blocks = self._dream(starts)
         worker_loss, worker_value_loss = self._worker_losses(blocks, metrics)
         manager_loss, manager_value_loss = self._manager_losses(blocks, metrics)
         return worker_loss + manager_loss, worker_value_loss + manager_value_loss

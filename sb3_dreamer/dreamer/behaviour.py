@@ -72,36 +72,44 @@ class BehaviourLosses(ImaginationAlgorithm):
 
     def _imagine(self, starts: LatentState, nudge: th.Tensor | None, actor: Actor | None = None) -> Dream:
         """
-        Follow an actor through the model; gradients flow only where the actor's loss needs them.
+        Follow an actor through the model; gradients flow only where its loss needs them.
 
         :param starts: where to imagine from, ``(N, ...)``
         :param nudge: from :meth:`_nudge`
         :param actor: who acts; None for the one that learns the task
-        :return: the dream
+        :return: the dream; with a nudge its policy has no graph
         """
-        actor, horizon = self.actor if actor is None else actor, self.imagination_horizon
-        noise = actor.noise((len(starts.deter), horizon), starts.deter)
-        if nudge is not None:  # the actor learns by way of it, of all steps at once
-            steps = iter(zip(noise.unbind(1), nudge.unbind(1), strict=True))
-
-            def act(feat: th.Tensor) -> th.Tensor:
-                noise_now, nudge_now = next(steps)
-                with th.no_grad():
-                    action = actor(feat).sample(noise_now)
-                return action + nudge_now
-
-            rollout = self.world_model.imagine(act, starts, horizon)
-            return Dream(rollout, actor(rollout.states.feat[:, :-1].detach()), noise, nudge)
+        actor = self.actor if actor is None else actor
+        noise = actor.noise((len(starts.deter), self.imagination_horizon), starts.deter)
+        steps = iter(zip(noise.unbind(1), noise.unbind(1) if nudge is None else nudge.unbind(1), strict=True))
         policies: list[ActionDistribution] = []
 
-        def keep_graph(feat: th.Tensor) -> th.Tensor:
-            with th.enable_grad():
-                policies.append(actor(feat))
-            return policies[-1].sample(noise[:, len(policies) - 1])
+        def act(feat: th.Tensor) -> th.Tensor:
+            noise_now, nudge_now = next(steps)
+            with th.set_grad_enabled(nudge is None):
+                policies.append(actor(feat.detach()))
+                action = policies[-1].sample(noise_now).detach()
+            return action if nudge is None else action + nudge_now
 
-        with th.no_grad():
-            rollout = self.world_model.imagine(keep_graph, starts, horizon)
-        return Dream(rollout, type(policies[0]).stack(policies, dim=1), noise, None)  # type: ignore[arg-type]
+        with th.set_grad_enabled(nudge is not None):
+            rollout = self.world_model.imagine(act, starts, self.imagination_horizon)
+        return Dream(rollout, type(policies[0]).stack(policies, dim=1), noise, nudge)  # type: ignore[arg-type]
+
+    def _dream(self, starts: LatentState, explorer: Actor | None = None) -> Dream:
+        """
+        :param starts: where to imagine from, ``(N, ...)``
+        :param explorer: who acts instead of the one that learns the task
+        :return: the dream, whose policy has a graph that leads to the actor alone
+        """
+        if explorer is None:
+            dream: Dream = self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts))
+        else:
+            dream = self._imagine(starts, self._nudge(starts), explorer)
+        if dream.nudge is None:
+            return dream
+        self._forget_casts()
+        actor = self.actor if explorer is None else explorer
+        return dream._replace(policy=actor(dream.rollout.states.feat[:, :-1].detach()))
 
     def _behaviour_losses(
         self, batch: SequenceBatch, posterior: LatentState, metrics: dict[str, th.Tensor]
@@ -131,7 +139,7 @@ class BehaviourLosses(ImaginationAlgorithm):
         :param metrics: to be completed
         :return: loss of the actor, loss of the critic, and the imagined returns of the starts, ``(N,)``
         """
-        dream = self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts))
+        dream = self._dream(starts)
         judged = self._judge(dream.rollout, self.critic)
         value = judged.critic.mean
         scale = self.policy.update_return_range(judged.returns)
@@ -159,7 +167,7 @@ class BehaviourLosses(ImaginationAlgorithm):
         :param metrics: to be completed
         :return: loss of the actor, and of the critics
         """
-        dream = self._imagine(starts, self._nudge(starts), explorer.actor)
+        dream = self._dream(starts, explorer.actor)
         rollout, judged = dream.rollout, self._judge(dream.rollout, explorer.task_critic)
         task = Wanted(judged.returns, judged.critic.mean[:, :-1], explorer.task_range.update(judged.returns))
         wanted, curious_loss = self._curious(explorer, rollout, judged.weights, task, metrics)
@@ -247,8 +255,9 @@ class BehaviourLosses(ImaginationAlgorithm):
 
     def _replay_value_loss(self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None) -> th.Tensor:
         """
-        The critic's loss on the replayed sequences; while exploring, that of the critic of who collected them, as others would
-        have found other returns. Features are NOT detached: the model learns to keep what values need.
+        The critic's loss on the replayed sequences; while exploring, that of the explorer's critic of the task: the explorer
+        collects most of them, and the task's own actor would find other returns. Features are NOT detached: the model learns
+        to keep what values need.
 
         :param batch: the replayed batch
         :param posterior: its states, ``(B, T, ...)``

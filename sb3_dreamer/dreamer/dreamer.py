@@ -70,11 +70,11 @@ class Dreamer(BehaviourLosses):
         ``"reconstruction"`` for what an autoencoder of the states reconstructs badly, which is the novelty of
         :class:`~sb3_dreamer.director.Director` without its hierarchy; ``"state_entropy"`` for what is far from the states
         seen (Liu and Abbeel 2021, https://arxiv.org/abs/2103.04551), which lasts where nothing is hard to predict; None for
-        the task alone. While exploring, an actor of its own collects data for curiosity and task; :meth:`predict` acts for
-        the task alone, with another that dreams from the same states
+        the task alone. While exploring, an actor of its own collects most of the data, for curiosity and task;
+        :meth:`predict` acts for the task alone, with another that dreams from the same states (``explorer_share``)
     :param explorer_share: share of the episodes that the actor who explores collects; the others are the task's, which sees
         there where its dreams were wrong; None for a half, or all where ``extrinsic_coef`` is 0. Before the first reward other
-        than 0 there is no task, and all are the explorer's
+        than 0, be it a cost, there is no task, and all are the explorer's
     :param intrinsic_coef: weight of the returns of curiosity, in units of their range; a number or a function of the remaining
         progress (from 1 to 0), with which curiosity can give way to the task
     :param extrinsic_coef: weight of the task's returns, in units of theirs (at least 1), for the actor that explores; 0 to
@@ -328,6 +328,8 @@ class Dreamer(BehaviourLosses):
             self.policy_kwargs = kept  # the dictionary before is the caller's
             self.policy.stop_exploring(anew=reward_fn is not None)
             self._create_aliases()
+            if reward_fn is not None:
+                self._behaviour_began = self._steps_in_all
         self.policy.averaged_updates.zero_()  # what predict acts with is to follow at once
         if not hasattr(self, "_logger"):
             self.set_logger(configure_logger(self.verbose, None))

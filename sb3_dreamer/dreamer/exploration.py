@@ -12,9 +12,9 @@ from sb3_dreamer.common.averaging import frozen_copy
 
 class Explorer(nn.Module):
     """
-    Who explores: an actor that collects data for curiosity and task, while the policy's own learns the task alone (Sekar et
-    al. 2020, https://arxiv.org/abs/2005.05960, section 2); critics of what this one will find of either, with ranges of their
-    own, as curiosity and task are on different scales; and whether there is a task yet.
+    Who explores: an actor that collects most of the data, for curiosity and task, while the policy's own learns the task alone
+    (Sekar et al. 2020, https://arxiv.org/abs/2005.05960, section 2); critics of what this one will find of either, with ranges
+    of their own, as curiosity and task are on different scales; and whether there is a task yet.
 
     :param curiosity: gives the rewards
     :param actor: that collects data

@@ -24,7 +24,7 @@ class DreamerPolicy(ImaginationPolicy):
     """
     World model, actor and critic; the slow critic, the range of the returns, and a Polyak average of world model and
     actor, which :meth:`predict` uses: it is steadier than the networks in training. While exploring, another actor collects
-    data, with critics of its own. All of it is saved with the policy.
+    most of the data, with critics of its own. All of it is saved with the policy.
 
     :param observation_space: observations
     :param action_space: actions
@@ -171,7 +171,7 @@ class DreamerPolicy(ImaginationPolicy):
     def acting_actor(self, evaluation: bool) -> Actor:
         """
         :param evaluation: for :meth:`predict`, not for collecting data
-        :return: the actor that chooses actions
+        :return: the actor that chooses actions; :meth:`let_task_act` changes them where an episode is the task's
         """
         if not evaluation:
             return self.actor if self.explorer is None else self.explorer.actor

@@ -196,15 +196,16 @@ def test_the_worker_goes_for_what_is_new_only_if_asked_to() -> None:
     model = tiny_director(**given, worker_intrinsic_coef=0.5).learn(60)
     assert float(model.policy.usual_novelty.count) > 0
     batch, _ = model.sample_replay(4, 8)
-    blocks = model._imagine(model._imagination_starts(model.world_model.loss(batch)[0])[0], None)
+    blocks = model._dream(model._imagination_starts(model.world_model.loss(batch)[0])[0])
+    blocks = blocks._replace(nudge=None)  # to be judged twice
     rewards = []
     for coef in (0.0, 0.5):
         model.worker_intrinsic_coef = coef
         metrics: dict[str, th.Tensor] = {}
         model._worker_losses(blocks, metrics)
-        rewards.append(float(metrics["goal_reward"]))
+        rewards.append(metrics["goal_reward"].item())
     novelty = model._novelty(blocks)
-    expected = 0.5 * float((novelty / model.policy.usual_novelty.mean).mean())
+    expected = 0.5 * (novelty / model.policy.usual_novelty.mean).mean().item()
     assert rewards[1] - rewards[0] == pytest.approx(expected, rel=1e-4) and expected > 0
     assert float(tiny_director(**given).learn(60).policy.usual_novelty.count) == 0
     with pytest.raises(ValueError, match="worker_intrinsic_coef"):

@@ -1,9 +1,11 @@
 """One update taken apart: which option reaches which number, and which gradient reaches which network."""
 
 import copy
+import dataclasses
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from conftest import tiny_dreamer
@@ -201,7 +203,7 @@ def test_reinforce_gradient_is_that_of_the_policy_evaluated_again(ready: Any, ta
     model.replay_buffer.seed(0)
     batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
     starts, _ = model._imagination_starts(model.world_model.observe(batch))
-    rollout = model._imagine(starts, None).rollout
+    rollout = model._dream(starts).rollout
     assert not rollout.actions.requires_grad and not rollout.states.feat.requires_grad
     with th.no_grad():
         reward = model.world_model.predict_reward(rollout.states)
@@ -355,7 +357,7 @@ def test_number_of_imagination_starts(ready: Any, starts: int | None, expected: 
 def test_horizon_and_actions_beyond_the_start(ready: Any) -> None:
     model = ready(imagination_horizon=6)
     batch, _ = model.replay_buffer.sample(4, 8)
-    rollout, policies, *_ = model._imagine(model._imagination_starts(model.world_model.observe(batch))[0], None)
+    rollout, policies, *_ = model._dream(model._imagination_starts(model.world_model.observe(batch))[0])
     assert rollout.states.deter.shape[1] == 7 and rollout.actions.shape[1] == 6 and policies.entropy.shape[1] == 6
 
 
@@ -393,6 +395,45 @@ def test_the_penalty_on_actions_falls_where_it_is_left_open(ready: Any, given: A
         found.append(model._action_mean_penalty)
         assert model.logger.name_to_value["train/action_mean_penalty"] == model._action_mean_penalty
     assert found == pytest.approx(expected)
+
+
+def test_a_late_start_is_a_start_for_what_falls(ready: Any) -> None:
+    model = ready(learning_starts=5000)
+    for began, steps, penalty, entropy in ((0, 5800, 1e-2, 2e-2), (0, 6800, 2.5e-3, 2e-2), (8000, 12_000, 6.25e-4, 1e-2)):
+        model._behaviour_began, model._steps_in_all = began, steps
+        model._update_rates()
+        assert (model._action_mean_penalty, model._ent_coef) == pytest.approx((penalty, entropy))
+
+
+@pytest.mark.parametrize("name", ["action_mean_penalty", "ent_coef"])
+@pytest.mark.parametrize("value", [-1.0, float("inf"), True, "automatic", None])
+def test_weights_that_fall_are_numbers_or_auto(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        tiny_dreamer(**{name: value})
+    assert tiny_dreamer(**{name: np.float32(0.5)})._action_mean_penalty is not None
+
+
+@pytest.mark.parametrize("task", ["ContinuousPendulum-v0", "SequenceMemory-v0"])
+def test_short_numbers_reach_every_weight_of_the_actor(ready: Any, task: str) -> None:
+    """The actor acts without a graph first: what autocast keeps of that must not cut its gradient."""
+    policy_kwargs = dict(size="debug", precision="bf16")
+    model = ready(env=f"envs:{task}", actor_gradient="dynamics", policy_kwargs=policy_kwargs)
+    with model.policy.autocast():
+        loss, *_ = losses(model)
+    found = th.autograd.grad(loss, list(model.actor.parameters()))
+    assert all(float(grad.abs().max()) > 0 for grad in found)
+
+
+def test_dreams_that_do_not_follow_the_actions_are_named(ready: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ready(actor_gradient="dynamics")
+    imagine = model.world_model.imagine
+    monkeypatch.setattr(model.world_model, "imagine", lambda act, starts, horizon: _cut(imagine(act, starts, horizon)))
+    with pytest.raises(RuntimeError, match="use 'reinforce'"):
+        model.train(1)
+
+
+def _cut(rollout: Any) -> Any:
+    return dataclasses.replace(rollout, states=rollout.states.detach())
 
 
 def test_dynamics_gradient_finds_the_better_action() -> None:
