@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch as th
-from conftest import tiny_dreamer
+from conftest import tiny_director, tiny_dreamer
 
-from sb3_dreamer import Dreamer
+from sb3_dreamer import Director, Dreamer
 from sb3_dreamer.common.compilation import Compiled
 
 
@@ -85,3 +85,18 @@ def test_learning_compiled_is_learning(task: str, gradient: str, monkeypatch: py
         assert th.allclose(ours, theirs, atol=1e-6)
     found.save(tmp_path / "model")
     assert Dreamer.load(tmp_path / "model").policy.compiles
+
+
+@pytest.mark.slow
+def test_a_director_learns_compiled_as_it_does_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend(monkeypatch)
+
+    def learn(compile: bool) -> Director:
+        sizes = dict(batch_length=3, goal_steps=2, imagination_horizon=4, policy_kwargs=dict(size="debug", compile=compile))
+        return tiny_director(**sizes).learn(70)
+
+    expected, found = learn(False), learn(True)
+    assert sorted(backend.calls) == ["_imagine", "loss"]
+    assert found._n_updates == expected._n_updates > 3
+    for ours, theirs in zip(found.policy.parameters(), expected.policy.parameters(), strict=True):
+        assert th.allclose(ours, theirs, atol=1e-6)
