@@ -21,6 +21,7 @@ from sb3_dreamer.common.arguments import (
 )
 from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.distributions import ActionDistribution
+from sb3_dreamer.common.model_based_algorithm import USUAL_START
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.types import LatentState
@@ -29,12 +30,12 @@ from sb3_dreamer.world_models import SEQUENCE_MODELS, ModelSize
 
 ROWS = 256
 """Replayed rows a batch, where the number of windows is left open."""
-USUAL_START = 200
-"""Environment steps before the first update, where ``learning_starts`` is left open."""
 ENTROPY_STEPS = 2000
 """Environment steps after which the weight of the entropy falls, in inverse proportion to them, where it is left open."""
 LEAST_ENTROPY = 0.1
 """Share of it that remains."""
+FIRST_PENALTY = 1e-2
+"""Penalty on actions at first, where it is left open."""
 PENALTY_STEPS = 1000
 """Environment steps after which the penalty on actions falls, with their square, where it is left open."""
 LEAST_PENALTY = 0.02
@@ -80,9 +81,10 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             raise ValueError(f"actor_gradient must be 'auto', 'reinforce' or 'dynamics', got {self.actor_gradient!r}.")
         for name in ("ent_coef", "action_mean_penalty"):
             value = getattr(self, name)
-            if isinstance(value, str) and value != "auto":
+            if not isinstance(value, str):
+                check_numbers(self, real=(name,))
+            elif value != "auto":
                 raise ValueError(f"{name} must be 'auto' or a number of at least 0, got {value!r}.")
-        check_numbers(self, real=[name for name in ("ent_coef", "action_mean_penalty") if getattr(self, name) != "auto"])
         check_numbers(self, whole=("imagination_horizon", "imagination_starts"), optional=("imagination_starts",), minimum=1)
         check_numbers(self, whole=("warmup_updates",))
         check_max_grad_norm(self)
@@ -109,7 +111,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
         self._first_ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
         self._ent_coef = self._first_ent_coef
-        self._action_mean_penalty = 1e-2 if self.action_mean_penalty == "auto" else float(self.action_mean_penalty)
+        self._action_mean_penalty = FIRST_PENALTY if self.action_mean_penalty == "auto" else float(self.action_mean_penalty)
 
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""
@@ -192,7 +194,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             self._ent_coef = self._first_ent_coef * max(LEAST_ENTROPY, share)
         if self.action_mean_penalty == "auto":
             share = (PENALTY_STEPS / max(PENALTY_STEPS, steps)) ** 2
-            self._action_mean_penalty = 1e-2 * max(LEAST_PENALTY, share)
+            self._action_mean_penalty = FIRST_PENALTY * max(LEAST_PENALTY, share)
         self.logger.record("train/ent_coef", self._ent_coef)
         self.logger.record("train/action_mean_penalty", self._action_mean_penalty)
 

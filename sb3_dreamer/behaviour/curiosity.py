@@ -11,6 +11,7 @@ import torch as th
 import torch.nn as nn
 import torch.nn.functional as F
 
+from sb3_dreamer.common.math import without_autocast
 from sb3_dreamer.common.networks import bounded
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.world_models.members import BatchedLinear
@@ -207,7 +208,7 @@ class StateEntropy(Curiosity):
         :return: mean distance to the nearest of the sample, ``(...)``
         """
         known, asked = self.scaling(self.particles), self.scaling(obs.float().flatten(0, -2))
-        with th.autocast(asked.device.type, enabled=False):  # near states, whose difference short numbers would lose
+        with without_autocast(asked.device.type):  # near states, whose difference short numbers would lose
             square = asked.square().sum(-1, keepdim=True) + known.square().sum(-1) - 2 * asked @ known.T
         nearest = square.topk(self.neighbours, largest=False, sorted=False).values
         return nearest.clamp_min(1e-6).sqrt().mean(-1).view(obs.shape[:-1])

@@ -4,13 +4,10 @@ The losses of actor and critic as pure functions. ``t`` runs over imagined state
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch as th
 
 from sb3_dreamer.common.distributions import TwoHot
-from sb3_dreamer.common.math import lambda_return
+from sb3_dreamer.common.math import lambda_return, without_autocast
 
 
 def imagined_returns(reward: th.Tensor, discount: th.Tensor, value: th.Tensor, lambda_: float) -> tuple[th.Tensor, th.Tensor]:
@@ -82,12 +79,7 @@ def hand_over(loss: th.Tensor, nudge: th.Tensor, actions: th.Tensor) -> th.Tenso
     :return: 0, whose gradient by the actor is that of the loss
     :raises RuntimeError: the loss does not depend on the actions
     """
-    plain: AbstractContextManager[Any] = nullcontext()
-    if th.amp.autocast_mode.is_autocast_available(
-        loss.device.type
-    ):  # every operation goes back in the numbers that it came in
-        plain = th.autocast(loss.device.type, enabled=False)
-    with plain:
+    with without_autocast(loss.device.type):  # every operation goes back in the numbers that it came in
         (pull,) = th.autograd.grad(loss, nudge, allow_unused=True)
     if pull is None:
         raise RuntimeError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch as th
 
@@ -184,3 +185,13 @@ def percentile_range(value: th.Tensor, low: float = 0.05, high: float = 0.95) ->
         return th.lerp(ordered[below], ordered[above], position - below)
 
     return at(low), at(high)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """
+    :param device_type: as ``tensor.device.type``
+    :return: within it, operations there are in the numbers that they are given, whatever autocast is around
+    """
+    if th.amp.autocast_mode.is_autocast_available(device_type):
+        return th.autocast(device_type, enabled=False)
+    return nullcontext()

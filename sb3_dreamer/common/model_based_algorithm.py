@@ -20,6 +20,8 @@ from sb3_dreamer.common.rollouts import RolloutAlgorithm
 from sb3_dreamer.common.sequence_buffer import SequenceBuffer
 from sb3_dreamer.common.world_model import WorldModel
 
+USUAL_START = 200
+"""Environment steps before the first update, where ``learning_starts`` is left open."""
 MAX_SKIPPED = 20
 """Updates skipped in a row after which something must be wrong for good."""
 
@@ -187,7 +189,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
     def _first_update_at(self) -> int:
         """Environment steps before the first update."""
         needed = (self.batch_length + 1) * self.n_envs
-        return max(200, needed) if self.learning_starts is None else self.learning_starts
+        return max(USUAL_START, needed) if self.learning_starts is None else self.learning_starts
 
     def _check_arguments(self) -> None:
         """Raise a ValueError for arguments that cannot work, before anything is built."""

@@ -198,9 +198,10 @@ class DreamerPolicy(ImaginationPolicy):
         :return: actions in the model's space, ``(n, A)``
         """
         deter, stoch = (th.as_tensor(part[where], device=self.device) for part in state[:2])
-        latent = LatentState(deter, stoch)
         actions = state[-1].copy()
-        actions[where] = self.actor(latent.feat).sample(self.actor.noise((len(deter),), deter)).cpu().numpy()
+        actions[where] = (
+            self.actor(LatentState(deter, stoch).feat).sample(self.actor.noise((len(deter),), deter)).cpu().numpy()
+        )
         return actions
 
     # ---- what changes beside the gradients

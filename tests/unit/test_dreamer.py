@@ -13,6 +13,7 @@ from conftest import tiny_dreamer
 from sb3_dreamer import DREAMER_V3, Dreamer
 from sb3_dreamer.behaviour.losses import imagined_returns
 from sb3_dreamer.common.optimizers import LaProp
+from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.dreamer.presets import PUBLISHED_WORLD_MODEL
 from sb3_dreamer.world_models import RSSM
 
@@ -40,6 +41,15 @@ def losses(model: Dreamer, seed: int = 0) -> tuple[th.Tensor, th.Tensor, th.Tens
     metrics: dict[str, th.Tensor] = {}
     starts, _ = model._imagination_starts(posterior)
     return *model._imagined_losses(starts, metrics), metrics
+
+
+def scale_and_starts(model: Dreamer) -> tuple[th.Tensor, LatentState]:
+    """The unit of the returns in the :func:`losses` just computed, and their starts again, with the same noise to follow."""
+    scale = (model.policy.return_high - model.policy.return_low).clamp_min(1.0)  # moved by that very batch
+    th.manual_seed(0)
+    model.replay_buffer.seed(0)
+    batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
+    return scale, model._imagination_starts(model.world_model.observe(batch))[0]
 
 
 def gradients(loss: th.Tensor, module: th.nn.Module) -> float:
@@ -198,11 +208,7 @@ def test_reinforce_gradient_is_that_of_the_policy_evaluated_again(ready: Any, ta
     loss, *_ = losses(model)
     found = th.autograd.grad(loss, parameters)
 
-    low, high = model.policy.return_low.clone(), model.policy.return_high.clone()  # moved by that very batch
-    th.manual_seed(0)
-    model.replay_buffer.seed(0)
-    batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
-    starts, _ = model._imagination_starts(model.world_model.observe(batch))
+    scale, starts = scale_and_starts(model)
     rollout = model._dream(starts).rollout
     assert not rollout.actions.requires_grad and not rollout.states.feat.requires_grad
     with th.no_grad():
@@ -211,7 +217,7 @@ def test_reinforce_gradient_is_that_of_the_policy_evaluated_again(ready: Any, ta
         value = model.critic(rollout.states.feat).mean
         returns, weights = imagined_returns(reward, discount, value, model.return_lambda)
     policy = model.actor(rollout.states.feat[:, :-1])
-    advantage = (returns - value[:, :-1]) / (high - low).clamp_min(1.0)
+    advantage = (returns - value[:, :-1]) / scale
     expected = -weights * (policy.log_prob(rollout.actions) * advantage + model._ent_coef * policy.entropy)
     gradients_again = th.autograd.grad(expected.mean(), parameters)
     assert max(float(grad.abs().max()) for grad in gradients_again) > 1e-6
@@ -226,11 +232,7 @@ def test_dynamics_gradient_is_that_through_the_whole_dream(ready: Any, task: str
     loss, *_ = losses(model)
     found = th.autograd.grad(loss, parameters)
 
-    low, high = model.policy.return_low.clone(), model.policy.return_high.clone()  # moved by that very batch
-    th.manual_seed(0)
-    model.replay_buffer.seed(0)
-    batch, _ = model.replay_buffer.sample(model.batch_size, model.batch_length)
-    starts, _ = model._imagination_starts(model.world_model.observe(batch))
+    scale, starts = scale_and_starts(model)
     noise = iter(model.actor.noise((len(starts.deter), model.imagination_horizon), starts.deter).unbind(1))
     policies = []
 
@@ -243,7 +245,7 @@ def test_dynamics_gradient_is_that_through_the_whole_dream(ready: Any, task: str
     value = model.critic(rollout.states.feat).mean
     returns, weights = imagined_returns(reward, discount, value, model.return_lambda)
     entropy, saturation = (th.stack([getattr(p, name) for p in policies], 1) for name in ("entropy", "saturation"))
-    expected = (-weights * (returns / (high - low).clamp_min(1.0) + model._ent_coef * entropy)).mean()
+    expected = (-weights * (returns / scale + model._ent_coef * entropy)).mean()
     expected = expected + model._action_mean_penalty * saturation.mean()
     gradients_again = th.autograd.grad(expected, parameters)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -370,30 +372,26 @@ def test_auto_resolves_by_the_kind_of_action(task: str, dynamics: bool) -> None:
     assert tiny_dreamer(f"envs:{task}", actor_gradient="dynamics")._through_dynamics
 
 
-@pytest.mark.parametrize(("given", "expected"), [("auto", [2e-2, 2e-2, 1e-2, 2e-3, 2e-3]), (0.5, [0.5] * 5)])
-def test_the_weight_of_the_entropy_falls_where_it_is_left_open(ready: Any, given: Any, expected: list[float]) -> None:
-    model = ready(ent_coef=given)
-    found = []
-    for steps in (1, 2000, 4000, 20_000, 10**6):
-        model._steps_in_all = steps
-        model.train(1)
-        found.append(model._ent_coef)
-        assert model.logger.name_to_value["train/ent_coef"] == model._ent_coef
-    assert found == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
-    ("given", "expected"), [("auto", [1e-2, 1e-2, 2.5e-3, 2e-4, 2e-4]), (0.5, [0.5] * 5), (0.0, [0.0] * 5)]
+    ("name", "steps", "falls"),
+    [
+        ("ent_coef", (1, 2000, 4000, 20_000, 10**6), [2e-2, 2e-2, 1e-2, 2e-3, 2e-3]),
+        ("action_mean_penalty", (1, 1000, 2000, 10_000, 10**6), [1e-2, 1e-2, 2.5e-3, 2e-4, 2e-4]),
+    ],
 )
-def test_the_penalty_on_actions_falls_where_it_is_left_open(ready: Any, given: Any, expected: list[float]) -> None:
-    model = ready(action_mean_penalty=given)
-    assert model._action_mean_penalty == expected[0]
+@pytest.mark.parametrize("given", ["auto", 0.5, 0.0])
+def test_weights_fall_where_they_are_left_open(
+    ready: Any, name: str, steps: tuple[int, ...], falls: list[float], given: Any
+) -> None:
+    expected = falls if given == "auto" else [given] * 5
+    model = ready(**{name: given})
+    assert getattr(model, f"_{name}") == expected[0]
     found = []
-    for steps in (1, 1000, 2000, 10_000, 10**6):
-        model._steps_in_all = steps
+    for steps_in_all in steps:
+        model._steps_in_all = steps_in_all
         model.train(1)
-        found.append(model._action_mean_penalty)
-        assert model.logger.name_to_value["train/action_mean_penalty"] == model._action_mean_penalty
+        found.append(getattr(model, f"_{name}"))
+        assert model.logger.name_to_value[f"train/{name}"] == found[-1]
     assert found == pytest.approx(expected)
 
 
