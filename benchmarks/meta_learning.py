@@ -2,11 +2,11 @@
 Does what was lived through in one episode help in the next? Pendulums of unknown mass and length, two episodes each.
 
 ``python benchmarks/meta_learning.py [--parts prediction control] [--groups GROUP ...] [--seeds N ...]`` runs what is missing,
-records it in ``benchmarks/results/meta_learning/<part>/<group>-seed<N>.csv``, a line a method and held-out task, and prints
-tables. Held out are 20 pendulums drawn from the ranges of training (``inside``), and 20 heavier and longer than any of these
-(``outside``). ``prediction``: errors of one step, learnt from trials of random actions. ``control``: returns of agents. A
-group is a model or an agent, with all methods that begin from it; several may run at once. One torch thread; ``--scale 0.01
---out DIR`` shows that all of it runs.
+records it in ``benchmarks/results/meta_learning/<part>/<group>-seed<N>.csv``, a line a method and held-out task, prints tables
+and draws ``meta_learning.png``. Held out are 20 pendulums drawn from the ranges of training (``inside``), and 20 heavier and
+longer than any of these (``outside``). ``prediction``: errors of one step, learnt from trials of random actions. ``control``:
+returns of agents. A group is a model or an agent, with all methods that begin from it; several may run at once. One torch
+thread; ``--scale 0.01 --out DIR`` shows that all of it runs.
 """
 
 import argparse
@@ -19,16 +19,22 @@ import meta_control
 import meta_prediction
 import numpy as np
 import torch as th
+from matplotlib.figure import Figure
 from meta_tasks import Line
 from shared import read_csv, record_machine
 
-from sb3_dreamer.compare.records import write_csv
+from sb3_dreamer.compare.records import write_atomically, write_csv
 
 RESULTS = Path(__file__).parent / "results" / "meta_learning"
 PARTS: dict[str, ModuleType] = {"prediction": meta_prediction, "control": meta_control}
 KEYS = ("seed", "method", "tasks", "task")
 WAYS = (("memoryless", "told"), ("memoryless", "optimum"), ("no context", "told"))
 """From whom to whom: how much of the way the others have gone, in the second episode."""
+PANELS = {
+    "prediction": ("second_episode", "error of one step in the second episode, in deviations", "log"),
+    "control": ("second_return", "return of the second episode", "linear"),
+}
+"""What is drawn of each part: a column, what it is, and the scale of its axis."""
 Table = dict[str, dict[str, np.ndarray]]
 """A column of a group of tasks: for each method and seed, values by task."""
 
@@ -124,6 +130,31 @@ def recorded(out: Path, part: str) -> list[Line]:
     return [line for path in paths for line in read_csv(path)]
 
 
+def draw(out: Path) -> None:
+    """
+    Draw what has been recorded: means and 95 % intervals, a row a part, a panel a group of tasks.
+
+    :param out: folder of the results
+    """
+    found = {part: recorded(out, part) for part in PARTS}
+    parts = [part for part, lines in found.items() if lines]
+    if not parts:
+        return
+    figure = Figure(figsize=(12, 1 + 3 * len(parts)), layout="constrained")
+    for row, part in zip(figure.subplots(len(parts), 2, squeeze=False), parts, strict=True):
+        column, label, scale = PANELS[part]
+        for panel, where in zip(row, ("inside", "outside"), strict=True):
+            table = columns(found[part], where, column)
+            for place, by_seed in enumerate(table.values()):
+                mean, low, high = interval(_mean, list(by_seed.values()))
+                panel.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3)
+            panel.set_yticks(range(len(table)), list(table))
+            panel.invert_yaxis()
+            panel.set(xscale=scale, xlabel=label, title=f"{part}: pendulums from {where} the ranges of training")
+            panel.grid(alpha=0.3)
+    write_atomically(out / "meta_learning.png", lambda path: figure.savefig(path, format="png", dpi=110))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """
     :param argv: the arguments, by default the command line's
@@ -155,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{part}: {module.__doc__}\n\n{means_table(lines)}\n", flush=True)
             if part == "control":
                 print(ways_table(lines) + "\n", flush=True)
+    draw(args.out)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ CASES: dict[str, tuple[Any, spaces.Space, spaces.Space, dict[str, Any]]] = {
     "published": (tiny_dreamer, BOX, spaces.Discrete(3), {**V3, "buffer_size": 2000}),
     "plan2explore": (tiny_dreamer, BOX, spaces.Discrete(3), dict(exploration="reconstruction")),
     "director": (tiny_director, BOX, BOX, {}),
+    "director with an explorer": (tiny_director, BOX, BOX, dict(explorer_share=0.5)),
 }
 
 

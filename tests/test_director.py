@@ -1,6 +1,7 @@
 """The hierarchy: whose clock runs how, who learns from what, and what its dreams are made of."""
 
 import itertools
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,32 @@ def test_the_manager_weighs_task_and_novelty(model: Director, monkeypatch: pytes
     assert any(not th.equal(*pair) for pair in zip(gradient(0.0), gradient(5.0), strict=True))
 
 
+@pytest.mark.parametrize("exploration", ["reconstruction", "state_entropy"])
+def test_where_another_actor_explores_the_manager_is_for_the_task_alone(exploration: str, tmp_path: pathlib.Path) -> None:
+    """And the coefficients are the explorer's, whose networks learn and are saved."""
+    model = tiny_director(exploration=exploration, explorer_share=0.5, extrinsic_coef=0.0, intrinsic_coef=1.0).learn(60)
+    policy, before = model.policy, weights_of(model)
+    with th.no_grad():
+        policy.manager_critic.net.out.weight.normal_(std=0.3)  # else it expects 0, and is surprised by nothing
+    blocks = dreams(model)
+    loss, value_loss = model._manager_losses(blocks, {})
+    assert gradients(loss, policy.manager) > 0
+    assert gradients(value_loss, policy.manager_critic) > 0 and gradients(value_loss, policy.novelty_critic) == 0
+    model.train(2)
+    after = weights_of(model)
+    for name in ("actor.mean", "critic.net", "task_critic.net", "slow_critic.net", "slow_task_critic.net"):
+        names = [key for key in before if key.startswith(f"explorer.{name}")]
+        assert names and any(not th.equal(before[key], after[key]) for key in names), name
+    kept = [key for key in before if key.startswith("novelty_critic.")]
+    assert kept and all(th.equal(before[key], after[key]) for key in kept)
+    groups = {group["name"]: group["lr"] for group in policy.optimizer.param_groups}
+    assert groups["exploration_actor"] == groups["manager"] and groups["exploration_critic"] == groups["manager_critic"]
+    model.save(tmp_path / "model")
+    loaded = Director.load(tmp_path / "model", device="cpu", trusted=False)
+    assert all(th.equal(value, loaded.policy.state_dict()[name]) for name, value in weights_of(model).items())
+    assert tiny_director().policy.explorer is None
+
+
 def test_only_the_task_ends_with_an_episode(model: Director, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is new, and a goal, are not kept away from because an episode ends there."""
     starts, _ = model._imagination_starts(states_of(model))
@@ -293,6 +320,7 @@ def test_pretraining_is_for_model_and_goals_alone() -> None:
         (dict(goal_steps=1.5), "goal_steps must be a whole number, got 1.5"),
         (dict(manager_entropy=1.0), r"manager_entropy .* must lie in \(0, 1\), got 1.0"),
         (dict(intrinsic_coef=-1), "intrinsic_coef must be at least 0, got -1"),
+        (dict(explorer_share=1.5), "explorer_share must be a number, from 0 to 1, got 1.5"),
         (dict(policy_kwargs=dict(world_model_class=MLPWorldModel)), "world_model_class must be .* RSSM, got"),
         (dict(policy_kwargs=dict(goal_steps=4)), "policy_kwargs must not hold goal_steps"),
         (dict(policy_kwargs=dict(goal_kwargs=dict(code=(8, 1)))), r"code must be two whole numbers.*got \(8, 1\)"),

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from conftest import Clock, tiny_dreamer, weights_of
+from conftest import Clock, tiny_director, tiny_dreamer, weights_of
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 
-from sb3_dreamer import Dreamer
+from sb3_dreamer import Director, Dreamer
 from sb3_dreamer.behaviour.curiosity import Disagreement
 from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
 from sb3_dreamer.world_models import MLPWorldModel
@@ -233,30 +233,40 @@ def test_one_actor_collects_and_another_predicts() -> None:
         th.nn.init.constant_(actor.mean.bias, favourite)
     obs = {"obs": np.zeros((1, 3), dtype=np.float32)}
     action, _ = model.predict(obs["obs"], deterministic=True)
-    collected = model.policy.step(obs, model.policy.initial_state(1), np.ones(1, dtype=bool), deterministic=True)[-1]
-    assert action[0, 0] == pytest.approx(2 * np.tanh(3.0), rel=1e-5) and collected[0, 0] == pytest.approx(
-        -np.tanh(3.0), rel=1e-5
-    )
-    assert model.policy.acting_actor(evaluation=False) is exploring.actor
-    model.learn(60)
-    model.adapt(1)
-    assert model.policy.acting_actor(evaluation=False) is model.actor
+    assert action[0, 0] == pytest.approx(2 * np.tanh(3.0), rel=1e-5)
+    th.nn.init.constant_(exploring.actor.std.bias, -20.0)
+    state = model.policy.step(obs, model.policy.initial_state(1), np.ones(1, dtype=bool), deterministic=True)
+    collected = model.policy.let_explorer_act(state, np.array([True]))
+    assert state[-1][0, 0] == pytest.approx(np.tanh(3.0), rel=1e-5) and collected[0, 0] == pytest.approx(-1.0, abs=0.1)
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "expected"),
-    [({}, 0.5), (dict(explorer_share=0.0), 0.0), (dict(explorer_share=1.0), 1.0), (dict(extrinsic_coef=0.0), 1.0)],
-)
-def test_episodes_are_shared_between_who_explores_and_the_task(kwargs: dict[str, Any], expected: float) -> None:
-    """Each is one actor's from its start to its end, in every environment by itself; the replay holds what was done."""
-    env = make_vec_env(lambda: Clock(5), n_envs=4)
-    model = explorer(env, learning_starts=40, train_ratio=1e-6, seed=1, **kwargs)
+def favouring(model: Any) -> Any:
+    """:return: the model, whose behaviour for the task does what is above 0, and whose explorer what is below"""
     exploring = model.policy.explorer
     assert exploring is not None
-    for actor, favourite in ((model.actor, 3.0), (exploring.actor, -3.0)):
+    own = model.policy.worker if isinstance(model, Director) else model.actor
+    for actor, favourite in ((own, 3.0), (exploring.actor, -3.0)):
         th.nn.init.zeros_(actor.mean.weight)
         th.nn.init.constant_(actor.mean.bias, favourite)
         th.nn.init.constant_(actor.std.bias, -20.0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "kwargs", "expected"),
+    [
+        (explorer, {}, 0.5),
+        (explorer, dict(explorer_share=0.0), 0.0),
+        (explorer, dict(explorer_share=1.0), 1.0),
+        (explorer, dict(extrinsic_coef=0.0), 1.0),
+        (tiny_director, dict(explorer_share=0.5), 0.5),
+        (tiny_director, dict(explorer_share=1.0, exploration="state_entropy"), 1.0),
+    ],
+)
+def test_episodes_are_shared_between_who_explores_and_the_task(make: Any, kwargs: dict[str, Any], expected: float) -> None:
+    """Each is one actor's from its start to its end, in every environment by itself; the replay holds what was done."""
+    env = make_vec_env(lambda: Clock(5), n_envs=4)
+    model = favouring(make(env, learning_starts=40, train_ratio=1e-6, seed=1, **kwargs))
     model.learn(1000)
     episodes = []
     for rows in model.replay_buffer.streams():
@@ -268,7 +278,8 @@ def test_episodes_are_shared_between_who_explores_and_the_task(kwargs: dict[str,
     assert explored == (pytest.approx(expected, abs=0.15) if expected == 0.5 else expected)
 
 
-def test_the_explorer_acts_alone_until_there_is_a_task(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("make", "share"), [(explorer, 0.0), (tiny_director, 1e-9)])
+def test_the_explorer_acts_alone_until_there_is_a_task(make: Any, share: float, tmp_path: pathlib.Path) -> None:
     class Worth(Clock):
         worth = 0.0
 
@@ -277,14 +288,16 @@ def test_the_explorer_acts_alone_until_there_is_a_task(tmp_path: pathlib.Path) -
             return obs, self.worth if rest[0] else 0.0, *rest  # with the last observation, as a goal's
 
     env = Worth(5)
-    model = explorer(env, learning_starts=40, train_ratio=1e-6, explorer_share=0.0)
+    model = favouring(make(env, learning_starts=40, train_ratio=1e-6, explorer_share=share))
     model.learn(100)
-    assert model._for_the_task is None and not model.policy.explorer.found_reward
+    assert model._explored is None and not model._found_reward
+    (rows,) = model.replay_buffer.streams()
+    assert (rows.actions[60:-1][~rows.is_last[60:-1]] < 0).all()
     env.worth = -1.0
     model.learn(20, reset_num_timesteps=False)
-    assert model._for_the_task.all()
+    assert not model._explored.any()
     model.save(tmp_path / "model")
-    assert Dreamer.load(tmp_path / "model").policy.explorer.found_reward
+    assert type(model).load(tmp_path / "model")._found_reward
 
 
 @pytest.mark.parametrize("another", [False, True])

@@ -47,11 +47,12 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("dreamer", "wrapped", dict(buffer_size=100)),
     ("dreamer", "warmup", dict(learning_starts=150)),
     ("dreamer", "two", {}),
-    # of who explores, which environments' episodes are the task's
+    # of who explores, which environments' episodes are its own
     ("dreamer", "two, exploring", dict(exploration="state_entropy", learning_starts=40)),
     # of Director, the goal of that moment and for how long it is pursued
     ("director", "goals", dict(**DEBT, actor_learning_rate=None, goal_steps=3, imagination_horizon=3)),
     ("director", "two", {}),
+    ("director", "two, exploring", dict(explorer_share=0.5, learning_starts=40)),
     # of planners, how far the plan of that moment has been followed matters as well
     ("planet", "debt", dict(**DEBT, replan_every=3)),
     ("planet", "queue", dict(**WINDOWS, buffer_size=100)),
@@ -84,7 +85,7 @@ def test_stopped_and_continued_equals_never_stopped(
     th.manual_seed(999)  # whatever happened since
     continued = resume(make, tmp_path, n_envs, **short)
     if "exploring" in case:
-        assert continued._for_the_task.tolist() == [False, True]  # one of each is on its way
+        assert sorted(continued._explored.tolist()) == [False, True]  # one of each is on its way
     assert continued.num_timesteps == stop
     continued.learn(END - stop, reset_num_timesteps=False)
     assert continued.num_timesteps == straight.num_timesteps and continued._n_updates == straight._n_updates > 0

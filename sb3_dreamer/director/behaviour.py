@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
 from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
+from sb3_dreamer.behaviour.exploring import ExploringAlgorithm
 from sb3_dreamer.behaviour.losses import critic_loss, reinforce_actor_loss
 from sb3_dreamer.behaviour.networks import Critic, ReturnRange
 from sb3_dreamer.common.distributions import ActionDistribution
@@ -44,7 +44,7 @@ class Blocks(NamedTuple):
     """What the steps count, ``(N, M, K)``."""
 
 
-class DirectorLosses(ImaginationAlgorithm):
+class DirectorLosses(ExploringAlgorithm):
     """An algorithm whose manager and worker learn in imagination. A subclass puts the losses into its updates."""
 
     policy: DirectorPolicy
@@ -123,13 +123,17 @@ class DirectorLosses(ImaginationAlgorithm):
         """
         :param posterior: states of the replayed batch, ``(B, T, ...)``
         :param metrics: to be completed
-        :return: loss of both actors, and of the three critics
+        :return: loss of manager and worker, and of their critics, with those of who explores, if another one does
         """
         starts, _ = self._imagination_starts(posterior)
         blocks = self._dream(starts)
         worker_loss, worker_value_loss = self._worker_losses(blocks, metrics)
         manager_loss, manager_value_loss = self._manager_losses(blocks, metrics)
-        return worker_loss + manager_loss, worker_value_loss + manager_value_loss
+        actor_loss, value_loss = worker_loss + manager_loss, worker_value_loss + manager_value_loss
+        if self.policy.explorer is not None:
+            exploring, its_critics = self._exploring_losses(starts, self.policy.explorer, metrics)
+            actor_loss, value_loss = actor_loss + exploring, value_loss + its_critics
+        return actor_loss, value_loss
 
     def _worker_losses(self, blocks: Blocks, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -182,25 +186,28 @@ class DirectorLosses(ImaginationAlgorithm):
         return self.policy.curiosity.reward(flat).unflatten(0, blocks.actions.shape[:2])
 
     def _manager_losses(self, blocks: Blocks, metrics: Metrics) -> tuple[th.Tensor, th.Tensor]:
-        """The manager's steps are blocks; its rewards are the task's, and what is new."""
+        """The manager's steps are blocks; its rewards are the task's, and what is new, if nobody else is to explore."""
         policy, states = self.policy, blocks.states
         with th.no_grad():
             task_reward = self.world_model.predict_reward(states)
-            novelty = self._novelty(blocks)
         critics = (policy.manager_critic, policy.slow_manager_critic, policy.task_range)
-        for_task, task_loss = self._manager_advantage("task", blocks, task_reward, blocks.discount, *critics, 1.0, metrics)
-        critics = (policy.novelty_critic, policy.slow_novelty_critic, policy.novelty_range)
-        endless = th.full_like(novelty, self.gamma)  # or it would keep away from whatever ends an episode, be it the goal
-        for_novelty, novelty_loss = self._manager_advantage(
-            "novelty", blocks, novelty, endless, *critics, CURIOSITY_FLOOR, metrics
-        )
-        advantage = self.extrinsic_coef * for_task + self._scheduled("intrinsic_coef") * for_novelty
+        advantage, value_loss = self._manager_advantage("task", blocks, task_reward, blocks.discount, *critics, 1.0, metrics)
+        if policy.explorer is None:
+            with th.no_grad():
+                novelty = self._novelty(blocks)
+            critics = (policy.novelty_critic, policy.slow_novelty_critic, policy.novelty_range)
+            endless = th.full_like(novelty, self.gamma)  # or it would keep away from whatever ends an episode, be it the goal
+            for_novelty, novelty_loss = self._manager_advantage(
+                "novelty", blocks, novelty, endless, *critics, CURIOSITY_FLOOR, metrics
+            )
+            advantage = self.extrinsic_coef * advantage + self._scheduled("intrinsic_coef") * for_novelty
+            value_loss = value_loss + novelty_loss
 
         log_prob, entropy, weights = blocks.manager.log_prob(blocks.codes), blocks.manager.entropy, blocks.weights[..., 0]
         ent_coef = policy.manager_ent.update(entropy.mean().detach())
         loss = (-weights * (log_prob * advantage + ent_coef * entropy)).mean()
         metrics.update(manager_loss=loss, manager_entropy=entropy.mean(), manager_ent_coef=ent_coef)
-        return loss, task_loss + novelty_loss
+        return loss, value_loss
 
     def _manager_advantage(
         self,

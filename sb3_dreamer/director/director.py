@@ -9,8 +9,9 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 
+from sb3_dreamer.behaviour.exploring import RATE_OF_EXPLORER
 from sb3_dreamer.behaviour.policy import Exploration, check_exploration
-from sb3_dreamer.common.arguments import check_numbers
+from sb3_dreamer.common.arguments import check_numbers, check_ranges
 from sb3_dreamer.director.behaviour import DirectorLosses
 from sb3_dreamer.director.policies import CnnPolicy, DirectorPolicy, MlpPolicy, MultiInputPolicy
 
@@ -51,6 +52,10 @@ class Director(DirectorLosses):
     :param extrinsic_coef: weight of the task's returns there, in units of theirs
     :param exploration: what novelty is: ``"reconstruction"``, what the autoencoder reconstructs badly, as in the paper, or
         ``"plan2explore"`` or ``"state_entropy"`` as :class:`~sb3_dreamer.dreamer.Dreamer`'s
+    :param explorer_share: share of the episodes that an actor without goals collects, for novelty and task; both coefficients
+        above are then its own, and manager and worker learn for the task alone, as the task's actor of an exploring
+        :class:`~sb3_dreamer.dreamer.Dreamer`. Before the first reward other than 0 all episodes are that actor's. 0, as in the
+        paper: manager and worker explore
     :param worker_intrinsic_coef: weight of novelty in the worker's reward, in units of its usual value, beside the goal's,
         which is at most 1 a step: goals are states that have been seen, and with novelty the worker goes beyond them; a number
         or a function of the remaining progress; 0, as in the paper, for goals alone
@@ -101,6 +106,7 @@ class Director(DirectorLosses):
         "worker_critic": "critic_learning_rate",
         "autoencoder": "critic_learning_rate",
         "disagreement": "critic_learning_rate",
+        **RATE_OF_EXPLORER,
     }
 
     def __init__(
@@ -123,6 +129,7 @@ class Director(DirectorLosses):
         intrinsic_coef: float | Schedule = 0.1,
         extrinsic_coef: float = 1.0,
         exploration: Exploration = "reconstruction",
+        explorer_share: float = 0.0,
         worker_intrinsic_coef: float | Schedule = 0.0,
         manager_entropy: float = 0.5,
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
@@ -155,6 +162,7 @@ class Director(DirectorLosses):
         self.intrinsic_coef = intrinsic_coef
         self.extrinsic_coef = extrinsic_coef
         self.exploration = exploration
+        self.explorer_share = explorer_share
         self.worker_intrinsic_coef = worker_intrinsic_coef
         self.manager_entropy = manager_entropy
         self.actor_gradient = actor_gradient
@@ -199,6 +207,7 @@ class Director(DirectorLosses):
         if not callable(self.worker_intrinsic_coef):
             check_numbers(self, real=("worker_intrinsic_coef",))
         check_exploration(self.exploration)
+        check_ranges(shares=dict(explorer_share=self.explorer_share))
         if self.goal_steps < 1:
             raise ValueError(f"goal_steps must be at least 1, got {self.goal_steps}.")
         if not 0 < self.manager_entropy < 1:
@@ -210,8 +219,16 @@ class Director(DirectorLosses):
             )
 
     def _policy_arguments(self) -> dict[str, Any]:
-        own = dict(goal_steps=self.goal_steps, manager_entropy=self.manager_entropy, exploration=self.exploration)
+        own = dict(
+            goal_steps=self.goal_steps,
+            manager_entropy=self.manager_entropy,
+            exploration=self.exploration,
+            explores_without_goals=self.explorer_share > 0,
+        )
         return {**super()._policy_arguments(), **own}
+
+    def _explorers_share(self) -> float:
+        return self.explorer_share
 
     # ---- learning
 
@@ -245,9 +262,9 @@ class Director(DirectorLosses):
                 losses_of_behaviour = () if model_alone else self._behaviour_losses(posterior, metrics)
 
                 # What is novel, where it is not what the autoencoder reconstructs badly
-                if policy.explorer is not None:
-                    metrics[f"{policy.explorer.name}_loss"] = policy.explorer.loss(batch, posterior)
-                    goal_loss = goal_loss + metrics[f"{policy.explorer.name}_loss"]
+                if policy.own_curiosity is not None:
+                    metrics[f"{policy.own_curiosity.name}_loss"] = policy.own_curiosity.loss(batch, posterior)
+                    goal_loss = goal_loss + metrics[f"{policy.own_curiosity.name}_loss"]
 
             # One optimizer step, of all networks and what follows them; fresh latents go into the replay
             if not self._step_networks(model_loss + goal_loss, losses_of_behaviour, metrics):

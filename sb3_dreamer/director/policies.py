@@ -13,16 +13,17 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.curiosity import Curiosity, UsualValue
+from sb3_dreamer.behaviour.exploring import Explorer, ExploringPolicy
 from sb3_dreamer.behaviour.goals import AdaptiveWeight, GoalAutoencoder
 from sb3_dreamer.behaviour.networks import Actor, ReturnRange
-from sb3_dreamer.behaviour.policy import Exploration, ImaginationPolicy
+from sb3_dreamer.behaviour.policy import Exploration
 from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.world_models import RSSM, ModelSize
 
 
-class DirectorPolicy(ImaginationPolicy):
+class DirectorPolicy(ExploringPolicy):
     """
     A manager chooses a goal, as a code of the autoencoder, every ``goal_steps`` steps; a worker acts towards the state that
     the code stands for. Between two steps, the state holds the code and for how many more steps it is pursued: latent state
@@ -35,6 +36,7 @@ class DirectorPolicy(ImaginationPolicy):
     :param goal_steps: K, steps for which a goal is pursued
     :param manager_entropy: entropy wanted of the manager, as a share of the largest
     :param exploration: what novelty is, the algorithm's argument
+    :param explores_without_goals: whether an actor that follows no goals explores
     :param size: widths and depths: a name of :data:`~sb3_dreamer.world_models.SIZES` or a ModelSize
     :param latent: ``"categorical"`` or ``"gaussian"``; None for the latter
     :param world_model_class: an :class:`~sb3_dreamer.world_models.RSSM`, whose deterministic states goals are
@@ -63,6 +65,7 @@ class DirectorPolicy(ImaginationPolicy):
         goal_steps: int = 8,
         manager_entropy: float = 0.5,
         exploration: Exploration = "reconstruction",
+        explores_without_goals: bool = False,
         size: str | ModelSize = "toy",
         latent: Literal["categorical", "gaussian"] | None = None,
         world_model_class: type[RSSM] = RSSM,
@@ -85,6 +88,7 @@ class DirectorPolicy(ImaginationPolicy):
             goal_steps=goal_steps,
             manager_entropy=manager_entropy,
             exploration=exploration,
+            explores_without_goals=explores_without_goals,
             size=size,
             latent=latent,
             world_model_class=world_model_class,
@@ -115,9 +119,9 @@ class DirectorPolicy(ImaginationPolicy):
         model, units, layers, norm = self.world_model, self._sizes.units, self._sizes.layers, self._norm
         given = {"units": units, "layers": layers, "norm": norm, **(goal_kwargs or {})}
         self.autoencoder = GoalAutoencoder(model.deter_size, **given)
-        self.explorer: Curiosity | None = None
+        self.own_curiosity: Curiosity | None = None
         if exploration != "reconstruction":
-            self.explorer = self._new_curiosity(exploration, curiosity_kwargs)
+            self.own_curiosity = self._new_curiosity(exploration, curiosity_kwargs)
         elif curiosity_kwargs:
             raise ValueError('curiosity_kwargs need another exploration than "reconstruction", whose are goal_kwargs.')
         pursuing = model.feat_size + model.deter_size
@@ -133,16 +137,16 @@ class DirectorPolicy(ImaginationPolicy):
         self.manager_ent = AdaptiveWeight(1e-2, manager_entropy * self.autoencoder.max_entropy, rises_above=False)
         self.task_range, self.novelty_range, self.worker_range = ReturnRange(), ReturnRange(), ReturnRange()
         self.usual_novelty = UsualValue()
+        self.explorer: Explorer | None = self._new_explorer(self.curiosity) if explores_without_goals else None
 
         self.average_autoencoder = frozen_copy(self.autoencoder)
         self.average_manager, self.average_worker = frozen_copy(self.manager), frozen_copy(self.worker)
-        self._slow = Followers(
-            [
-                (self.slow_manager_critic, self.manager_critic),
-                (self.slow_novelty_critic, self.novelty_critic),
-                (self.slow_worker_critic, self.worker_critic),
-            ]
-        )
+        slow: list[tuple[nn.Module, nn.Module]] = [
+            (self.slow_manager_critic, self.manager_critic),
+            (self.slow_novelty_critic, self.novelty_critic),
+            (self.slow_worker_critic, self.worker_critic),
+        ]
+        self._slow = Followers(slow if self.explorer is None else [*slow, *self.explorer.slow_pairs()])
         self._keep_averages(
             (self.average_autoencoder, self.autoencoder),
             (self.average_manager, self.manager),
@@ -154,14 +158,16 @@ class DirectorPolicy(ImaginationPolicy):
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
         names = ("world_model", "autoencoder", "manager", "worker", "manager_critic", "novelty_critic", "worker_critic")
         modules: dict[str, nn.Module] = {name: self.get_submodule(name) for name in names}
-        if self.explorer is not None and list(self.explorer.parameters()):
-            modules[self.explorer.name] = self.explorer
+        if self.explorer is not None:
+            modules.update(self.explorer.trained_modules())
+        if self.own_curiosity is not None and list(self.own_curiosity.parameters()):
+            modules[self.own_curiosity.name] = self.own_curiosity
         return modules
 
     @property
     def curiosity(self) -> Curiosity:
         """What novelty is."""
-        return self.autoencoder if self.explorer is None else self.explorer
+        return self.autoencoder if self.own_curiosity is None else self.own_curiosity
 
     # ---- acting
 

@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch as th
 
-from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
-from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
-from sb3_dreamer.behaviour.losses import (
-    critic_loss,
-    imagined_returns,
-    reinforce_actor_loss,
-    replay_returns,
-)
+from sb3_dreamer.behaviour.dreams import Dream, Wanted
+from sb3_dreamer.behaviour.exploring import ExploringAlgorithm
+from sb3_dreamer.behaviour.losses import critic_loss, replay_returns
 from sb3_dreamer.behaviour.networks import Actor, Critic
-from sb3_dreamer.common.distributions import ActionDistribution, TwoHot
-from sb3_dreamer.common.types import ImaginedRollout, LatentState, SequenceBatch
-from sb3_dreamer.dreamer.exploration import Explorer
+from sb3_dreamer.common.types import LatentState, SequenceBatch
 from sb3_dreamer.dreamer.policies import DreamerPolicy
 from sb3_dreamer.world_models import WorldModel
 
 
-class Dream(NamedTuple):
-    """What an actor has imagined."""
-
-    rollout: ImaginedRollout
-    policy: ActionDistribution
-    """That chose its actions, ``(N, H, A)``."""
-    noise: th.Tensor
-    """With which, ``(N, H, A)``."""
-    nudge: th.Tensor | None
-    """Zeros, added to the actions: see :meth:`~sb3_dreamer.behaviour.algorithm.ImaginationAlgorithm._nudge`."""
-
-
-class Wanted(NamedTuple):
-    """What an actor is to raise."""
-
-    returns: th.Tensor
-    """``(N, H)``."""
-    value: th.Tensor
-    """What is expected of the states anyway, ``(N, H)``."""
-    scale: th.Tensor
-    """Unit of both, scalar."""
-
-
-class Judged(NamedTuple):
-    """What the task makes of dreams."""
-
-    critic: TwoHot
-    """Of all states, ``(N, H + 1)``."""
-    reward: th.Tensor
-    """Of all states, ``(N, H + 1)``."""
-    returns: th.Tensor
-    """``(N, H)``."""
-    weights: th.Tensor
-    """How much each state counts, ``(N, H)``."""
-
-
-class BehaviourLosses(ImaginationAlgorithm):
+class BehaviourLosses(ExploringAlgorithm):
     """
     An algorithm whose actor and critic learn in imagination. A subclass sets what is declared here and puts the losses into
     its updates.
@@ -70,46 +25,15 @@ class BehaviourLosses(ImaginationAlgorithm):
     critic: Critic
     replay_value_scale: float
 
-    def _imagine(self, starts: LatentState, nudge: th.Tensor | None, actor: Actor | None = None) -> Dream:
-        """
-        Follow an actor through the model; gradients flow only where its loss needs them.
+    def _imagine(self, starts: LatentState, nudge: th.Tensor | None) -> Dream:
+        return self._follow(self.actor, starts, nudge)
 
-        :param starts: where to imagine from, ``(N, ...)``
-        :param nudge: from :meth:`_nudge`
-        :param actor: who acts; None for the one that learns the task
-        :return: the dream; with a nudge its policy has no graph
-        """
-        actor = self.actor if actor is None else actor
-        noise = actor.noise((len(starts.deter), self.imagination_horizon), starts.deter)
-        steps = iter(zip(noise.unbind(1), noise.unbind(1) if nudge is None else nudge.unbind(1), strict=True))
-        policies: list[ActionDistribution] = []
-
-        def act(feat: th.Tensor) -> th.Tensor:
-            noise_now, nudge_now = next(steps)
-            with th.set_grad_enabled(nudge is None):
-                policies.append(actor(feat.detach()))
-                action = policies[-1].sample(noise_now).detach()
-            return action if nudge is None else action + nudge_now
-
-        with th.set_grad_enabled(nudge is not None):
-            rollout = self.world_model.imagine(act, starts, self.imagination_horizon)
-        return Dream(rollout, type(policies[0]).stack(policies, dim=1), noise, nudge)  # type: ignore[arg-type]
-
-    def _dream(self, starts: LatentState, explorer: Actor | None = None) -> Dream:
+    def _dream(self, starts: LatentState) -> Dream:
         """
         :param starts: where to imagine from, ``(N, ...)``
-        :param explorer: who acts instead of the one that learns the task
-        :return: the dream, whose policy has a graph that leads to the actor alone
+        :return: what the task's actor imagines, whose policy has a graph that leads to it alone
         """
-        if explorer is None:
-            dream: Dream = self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts))
-        else:
-            dream = self._imagine(starts, self._nudge(starts), explorer)
-        if dream.nudge is None:
-            return dream
-        self._forget_casts()
-        actor = self.actor if explorer is None else explorer
-        return dream._replace(policy=actor(dream.rollout.states.feat[:, :-1].detach()))
+        return self._with_graph(self._compiled.get("imagine", self._imagine)(starts, self._nudge(starts)), self.actor)
 
     def _behaviour_losses(
         self, batch: SequenceBatch, posterior: LatentState, metrics: dict[str, th.Tensor]
@@ -156,103 +80,6 @@ class BehaviourLosses(ImaginationAlgorithm):
         )
         return actor_loss, value_loss, judged.returns[:, 0].detach()
 
-    def _exploring_losses(
-        self, starts: LatentState, explorer: Explorer, metrics: dict[str, th.Tensor]
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """
-        The actor that collects data, and its critics of curiosity and task.
-
-        :param starts: where to imagine from, ``(N, ...)``
-        :param explorer: these networks
-        :param metrics: to be completed
-        :return: loss of the actor, and of the critics
-        """
-        dream = self._dream(starts, explorer.actor)
-        rollout, judged = dream.rollout, self._judge(dream.rollout, explorer.task_critic)
-        task = Wanted(judged.returns, judged.critic.mean[:, :-1], explorer.task_range.update(judged.returns))
-        wanted, curious_loss = self._curious(explorer, rollout, judged.weights, task, metrics)
-        its_metrics: dict[str, th.Tensor] = {}
-        # whose entropy is worth what it was at first: it is not to settle down
-        actor_loss = self._actor_loss(dream, wanted, judged.weights, self._first_ent_coef, its_metrics)
-        value_loss = self._critic_loss(rollout, judged, explorer.task_critic, explorer.slow_task_critic)
-        metrics.update({f"exploration_{name}": value for name, value in its_metrics.items()})
-        metrics.update(exploration_actor_loss=actor_loss, exploration_task_critic_loss=value_loss)
-        return actor_loss, value_loss + curious_loss
-
-    def _judge(self, rollout: ImaginedRollout, critic: Critic) -> Judged:
-        """:return: what the task makes of the dreams, with the critic's values of what comes after them"""
-        found = critic(rollout.states.feat)  # (N, H + 1, F)
-        with th.set_grad_enabled(self._through_dynamics):
-            reward = self.world_model.predict_reward(rollout.states)
-            discount = self.world_model.predict_discount(rollout.states)
-            returns, weights = imagined_returns(reward, discount, found.mean, self.return_lambda)
-        return Judged(found, reward, returns, weights)
-
-    def _actor_loss(
-        self, dream: Dream, wanted: Wanted, weights: th.Tensor, ent_coef: float, metrics: dict[str, th.Tensor]
-    ) -> th.Tensor:
-        """:return: scalar, whose graph leads to the actor alone"""
-        policy, nudge = dream.policy, dream.nudge
-        entropy, saturation = policy.entropy, policy.saturation
-        if nudge is not None:
-            loss = self._dynamics_loss(policy, dream.noise, nudge, wanted.returns, weights, wanted.scale, ent_coef)
-        else:
-            log_prob = policy.log_prob(dream.rollout.actions)
-            loss = reinforce_actor_loss(
-                log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, ent_coef
-            ).mean()
-        if self._action_mean_penalty > 0:
-            loss = loss + self._action_mean_penalty * saturation.mean()
-        metrics.update(actor_entropy=entropy.mean(), actor_saturation=saturation.mean())
-        return loss
-
-    def _critic_loss(self, rollout: ImaginedRollout, judged: Judged, critic: Critic, slow_critic: Critic) -> th.Tensor:
-        """:return: scalar; the graph of the returns leads back into the model, the critic's own does not"""
-        feat = rollout.states.feat[:, :-1].detach()
-        found = critic(feat) if self._through_dynamics else judged.critic[:, :-1]
-        slow_value = self._slow_value(feat, slow_critic)
-        return critic_loss(found, judged.returns.detach(), slow_value, judged.weights, self.slow_critic_scale).mean()
-
-    def _curious(
-        self,
-        explorer: Explorer,
-        rollout: ImaginedRollout,
-        weights: th.Tensor,
-        task: Wanted,
-        metrics: dict[str, th.Tensor],
-    ) -> tuple[Wanted, th.Tensor]:
-        """
-        Returns of curiosity beside those of the task, each in units of its own range (Plan2Explore, Sekar et al. 2020,
-        https://arxiv.org/abs/2005.05960, where it is the disagreement of predictions). Curiosity does not end with the
-        episode, or it would keep away from whatever ends it, be it the goal (Burda et al. 2018,
-        https://arxiv.org/abs/1810.12894, section 2.3).
-
-        :param explorer: says what is worth exploring
-        :param rollout: N dreams of H steps
-        :param weights: of their steps, ``(N, H)``
-        :param task: what the task's reward wants
-        :param metrics: to be completed
-        :return: what is wanted in all, and the loss of the critic of curiosity
-        """
-        feat = rollout.states.feat
-        critic = explorer.critic(feat)
-        with th.set_grad_enabled(self._through_dynamics):
-            reward = explorer.curiosity.reward(rollout)
-            discount = th.full_like(reward, self.gamma)
-            returns, _ = imagined_returns(reward, discount, critic.mean, self.return_lambda)
-        scale = explorer.range.update(returns, CURIOSITY_FLOOR)
-        task_share, share = self.extrinsic_coef / task.scale, self._scheduled("intrinsic_coef") / scale
-        both = Wanted(
-            task_share * task.returns + share * returns,
-            task_share * task.value + share * critic.mean[:, :-1],
-            th.ones_like(scale),
-        )
-        feat, returns = feat[:, :-1].detach(), returns.detach()
-        slow = self._slow_value(feat, explorer.slow_critic)
-        loss = critic_loss(explorer.critic(feat), returns, slow, weights, self.slow_critic_scale).mean()
-        metrics.update(curiosity=reward.mean(), curiosity_scale=scale, exploration_critic_loss=loss)
-        return both, loss
-
     def _replay_value_loss(self, batch: SequenceBatch, posterior: LatentState, imagined: th.Tensor | None) -> th.Tensor:
         """
         The critic's loss on the replayed sequences; while exploring, that of the explorer's critic of the task: the explorer
@@ -277,8 +104,3 @@ class BehaviourLosses(ImaginationAlgorithm):
             )
         slow_value = self._slow_value(feat[:, :-1], slow_critic)
         return critic_loss(value[:, :-1], returns, slow_value, weights, self.slow_critic_scale).mean()
-
-    @th.no_grad()
-    def _slow_value(self, feat: th.Tensor, slow_critic: Critic) -> th.Tensor | None:
-        """:return: what a critic is pulled towards, None if it is not"""
-        return slow_critic(feat).mean if self.slow_critic_scale > 0 else None

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger
 
+from sb3_dreamer.behaviour.exploring import RATE_OF_EXPLORER
 from sb3_dreamer.behaviour.policy import Exploration, check_exploration
 from sb3_dreamer.common.arguments import check_numbers, check_ranges, check_whole
 from sb3_dreamer.common.sequence_buffer import RewardFn
@@ -99,17 +100,13 @@ class Dreamer(BehaviourLosses):
     """
 
     policy: DreamerPolicy
-    _for_the_task: np.ndarray | None = None
-    """Which environments' episodes the task's actor collects, ``(n_envs,)``."""
     _aliases = ("actor", "critic")
     rate_of: ClassVar[dict[str, str]] = {
         "actor": "actor_learning_rate",
         "critic": "critic_learning_rate",
         "disagreement": "critic_learning_rate",
         "autoencoder": "critic_learning_rate",
-        "exploration_actor": "actor_learning_rate",
-        "exploration_critic": "critic_learning_rate",
-        "exploration_task_critic": "critic_learning_rate",
+        **RATE_OF_EXPLORER,
     }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
@@ -221,24 +218,10 @@ class Dreamer(BehaviourLosses):
         self.actor = self.policy.actor
         self.critic = self.policy.critic
 
-    # ---- acting
-
-    def _act(self, obs: dict[str, np.ndarray]) -> np.ndarray:
-        actions = super()._act(obs)
-        explorer, share = self.policy.explorer, self.explorer_share
-        if explorer is None or self._acts_at_random() or not bool(explorer.found_reward):
-            return actions
-        if share is None:
-            share = 0.5 if self.extrinsic_coef > 0 else 1.0
-        starts = np.asarray(self._last_episode_starts)
-        if self._for_the_task is None or len(self._for_the_task) != len(starts):  # those on their way
-            self._for_the_task = np.zeros_like(starts)
-        self._for_the_task = np.where(starts, th.rand(len(starts)).numpy() >= share, self._for_the_task)
-        if self._for_the_task.any():
-            assert self._last_state is not None
-            actions = self.policy.let_task_act(self._last_state, self._for_the_task)
-            self._last_state = (*self._last_state[:-1], actions)
-        return actions
+    def _explorers_share(self) -> float:
+        if self.explorer_share is not None:
+            return self.explorer_share
+        return 0.5 if self.extrinsic_coef > 0 else 1.0
 
     # ---- learning
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch as th
 import torch.nn as nn
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
+from sb3_dreamer.behaviour.exploring import Explorer, ExploringPolicy
 from sb3_dreamer.behaviour.networks import Actor, track_range
-from sb3_dreamer.behaviour.policy import Exploration, ImaginationPolicy
+from sb3_dreamer.behaviour.policy import Exploration
 from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.dreamer.exploration import Explorer
 from sb3_dreamer.world_models import RSSM, ModelSize, WorldModel
 
 
-class DreamerPolicy(ImaginationPolicy):
+class DreamerPolicy(ExploringPolicy):
     """
     World model, actor and critic; the slow critic, the range of the returns, and a Polyak average of world model and
     actor, which :meth:`predict` uses: it is steadier than the networks in training. While exploring, another actor collects
@@ -107,8 +106,7 @@ class DreamerPolicy(ImaginationPolicy):
         self.slow_critic = frozen_copy(self.critic)
         self.explorer: Explorer | None = None
         if exploration is not None:
-            curiosity = self._new_curiosity(exploration, curiosity_kwargs)
-            self.explorer = Explorer(curiosity, self._new_actor(), self._new_critic(), self._new_critic())
+            self.explorer = self._new_explorer(self._new_curiosity(exploration, curiosity_kwargs))
         elif curiosity_kwargs:
             raise ValueError("curiosity_kwargs need an exploration.")
         self.average_actor = frozen_copy(self.actor)
@@ -120,18 +118,11 @@ class DreamerPolicy(ImaginationPolicy):
         self.return_high: th.Tensor
         self.optimizer = self._make_optimizer(optimizer_class, optimizer_kwargs, lr_schedule)
 
-    def _new_actor(self) -> Actor:
-        classes, size = self.action_codec.classes, self.action_codec.size
-        given: dict[str, Any] = self._constructor["actor_kwargs"] or {}
-        return Actor(self.world_model.feat_size, size, classes, self._sizes.units, self._sizes.layers, self._norm, **given)
-
     def trained_modules(self) -> dict[str, nn.Module]:
         """:return: the networks that the optimizer changes, by the name of their parameter group"""
         modules: dict[str, nn.Module] = {"world_model": self.world_model, "actor": self.actor, "critic": self.critic}
         if self.explorer is not None:
-            modules["exploration_actor"] = self.explorer.actor
-            modules["exploration_critic"] = self.explorer.critic
-            modules["exploration_task_critic"] = self.explorer.task_critic
+            modules.update(self.explorer.trained_modules())
             if list(self.explorer.curiosity.parameters()):
                 modules[self.explorer.curiosity.name] = self.explorer.curiosity
         return modules
@@ -139,8 +130,7 @@ class DreamerPolicy(ImaginationPolicy):
     def _list_slow(self) -> Followers:
         pairs: list[tuple[nn.Module, nn.Module]] = [(self.slow_critic, self.critic)]
         if self.explorer is not None:
-            pairs.append((self.explorer.slow_critic, self.explorer.critic))
-            pairs.append((self.explorer.slow_task_critic, self.explorer.task_critic))
+            pairs.extend(self.explorer.slow_pairs())
         return Followers(pairs)
 
     def stop_exploring(self, anew: bool) -> None:
@@ -171,11 +161,9 @@ class DreamerPolicy(ImaginationPolicy):
     def acting_actor(self, evaluation: bool) -> Actor:
         """
         :param evaluation: for :meth:`predict`, not for collecting data
-        :return: the actor that chooses actions; :meth:`let_task_act` changes them where an episode is the task's
+        :return: the actor that chooses actions, but where the explorer collects
         """
-        if not evaluation:
-            return self.actor if self.explorer is None else self.explorer.actor
-        return self.average_actor if self._averaged else self.actor
+        return self.average_actor if evaluation and self._averaged else self.actor
 
     def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:
         actor = self.acting_actor(evaluation)
@@ -184,25 +172,6 @@ class DreamerPolicy(ImaginationPolicy):
             return policy.mode
         generator = self.predict_generator if evaluation else None
         return policy.sample(actor.noise(tuple(state.deter.shape[:-1]), state.deter, generator))
-
-    def update_statistics(self, obs: dict[str, np.ndarray], reward: np.ndarray) -> None:
-        super().update_statistics(obs, reward)
-        if self.explorer is not None and reward.any():
-            self.explorer.found_reward.fill_(True)
-
-    @th.no_grad()
-    def let_task_act(self, state: tuple[np.ndarray, ...], where: np.ndarray) -> np.ndarray:
-        """
-        :param state: after a step in which another actor chose
-        :param where: the environments in which the task's actor is to choose instead, ``(n,)``
-        :return: actions in the model's space, ``(n, A)``
-        """
-        deter, stoch = (th.as_tensor(part[where], device=self.device) for part in state[:2])
-        actions = state[-1].copy()
-        actions[where] = (
-            self.actor(LatentState(deter, stoch).feat).sample(self.actor.noise((len(deter),), deter)).cpu().numpy()
-        )
-        return actions
 
     # ---- what changes beside the gradients
 

@@ -172,7 +172,9 @@ def test_a_managers_novelty_may_be_another(exploration: str, tmp_path_factory: p
     curiosity = model.policy.curiosity
     assert curiosity.name == {"plan2explore": "disagreement"}.get(exploration, exploration)
     changed = [
-        name for name, value in weights_of(model).items() if name.startswith("explorer") and not th.equal(value, before[name])
+        name
+        for name, value in weights_of(model).items()
+        if name.startswith("own_curiosity") and not th.equal(value, before[name])
     ]
     assert changed
     metrics = model._metrics.take()

@@ -118,6 +118,27 @@ def test_tables_join_the_groups(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "| inside | context | 0.8 (0.8 to 0.8) |" in partial and "| inside | told | 2 | -500" in partial
     assert "| inside | context | 2 | -500 (-500 to -500) | -319" in shown
     assert "| inside | context | 0.8 (0.8 to 0.8) |" in shown and "prediction" not in shown
+    assert (tmp_path / "meta_learning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_drawn_are_means_with_their_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meta = module("meta_learning")
+    columns = ["seed", "method", "tasks", "task", "second_return"]
+    for seed in (0, 1):
+        rows = [[seed, "told", where, task, -100.0 * (1 + task)] for where in ("inside", "outside") for task in range(3)]
+        write_csv(tmp_path / "control" / f"told-seed{seed}.csv", columns, rows)
+    drawn = []
+    monkeypatch.setattr(meta.Figure, "savefig", lambda figure, path, **kwargs: (drawn.append(figure), path.touch()))
+    meta.draw(tmp_path)
+    panels = drawn[0].axes
+    assert [panel.get_title().split()[3] for panel in panels] == ["inside", "outside"]
+    for panel in panels:
+        (point, _, (bar,)) = panel.containers[0]
+        assert point.get_xdata() == [-200.0] and panel.get_yticklabels()[0].get_text() == "told"
+        low, high = bar.get_segments()[0][:, 0]
+        assert -300 <= low < -200 < high <= -100
+    meta.draw(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
 
 
 def test_starts_learnt_for_tuning_differ_from_where_they_began() -> None:
