@@ -31,7 +31,7 @@ class Study:
 
     def __init__(self, seed: int, scale: float) -> None:
         th.manual_seed(seed)
-        n_tasks, self.updates, self.tuning, self.n_test = (max(1, round(scale * n)) for n in (300, 3000, 100, 20))
+        n_tasks, self.updates, self.tuning, self.n_test = (max(1, round(scale * n)) for n in (300, 6000, 100, 20))
         self.seed = seed
         self.trials = collect(trial_env(EPISODE, **INSIDE), None, n_tasks * 2 * EPISODE, seed=seed)
         self.plain = without_trials(self.trials)
