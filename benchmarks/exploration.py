@@ -2,10 +2,10 @@
 How much of a task is seen, and who finds a reward that is hard to find: Dreamer and Director, curious or not, and chance.
 
 ``python benchmarks/exploration.py [--tasks TASK ...] [--methods METHOD ...] [--seeds N ...]`` runs what is missing, records it
-in ``benchmarks/results/exploration/<task>.csv`` and prints tables. A state is a cell of 20 x 20, in angle or position and
-velocity, or in both coordinates of the maze; what training has visited counts. ``plan2explore`` collects data without
-reward, which only the actor that is evaluated knows;
-``plan2explore, task`` is curious beside it. Evaluations are of 10 episodes (50 in the maze), deterministic. One torch thread.
+in ``benchmarks/results/exploration/<task>.csv``, prints tables and draws ``<task>.png``. A state is a cell of 20 x 20, in
+angle or position and velocity, or in both coordinates of the maze; what training has visited counts. ``plan2explore`` collects
+data without reward, which only the actor that is evaluated knows; ``plan2explore, task`` is curious beside it. Evaluations are
+of 10 episodes (50 in the maze), deterministic. One torch thread.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from matplotlib.figure import Figure
 from shared import number, read_csv, record_machine
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -26,7 +27,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_dreamer import Director, Dreamer
 from sb3_dreamer.compare.evaluation import EVAL_SEED, preserved_random_state
-from sb3_dreamer.compare.records import write_csv
+from sb3_dreamer.compare.records import write_atomically, write_csv
 
 RESULTS = Path(__file__).parent / "results" / "exploration"
 CELLS = 20
@@ -232,6 +233,38 @@ def table(name: str, out: Path) -> str:
     return "\n".join(rows)
 
 
+def draw(name: str, out: Path) -> None:
+    """
+    Draw what has been recorded: cells visited and evaluations along the way, a line a seed, a colour a method.
+
+    :param name: of a task
+    :param out: folder of the results
+    """
+    task, lines = TASKS[name], read_csv(out / f"{name}.csv")
+    if not lines:
+        return
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    cells, judged = figure.subplots(1, 2)
+    runs: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for line in lines:
+        runs.setdefault((line["method"], line["seed"]), []).append(line)
+    named: set[str] = set()
+    for (method, _), run in runs.items():
+        look: dict[str, Any] = dict(color=f"C{list(METHODS).index(method)}", label=None if method in named else method)
+        named.add(method)
+        steps = [int(line["timesteps"]) for line in run]
+        cells.plot(steps, [int(line["cells"]) for line in run], **look)
+        if run[0]["eval_return"]:
+            judged.plot(steps, [float(line["eval_return"]) for line in run], **look)
+    cells.set(xlabel="steps", ylabel=f"cells of {CELLS**2} visited in training", ylim=(0, None))
+    judged.axhline(task.threshold, color="black", linestyle=":")
+    judged.set(xlabel="steps", ylabel=f"mean return of {task.episodes} evaluation episodes")
+    cells.legend()
+    for panel in (cells, judged):
+        panel.grid(alpha=0.3)
+    write_atomically(out / f"{name}.png", lambda path: figure.savefig(path, format="png", dpi=110))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """
     :param argv: the arguments, by default the command line's
@@ -249,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.table_only:
             run(name, args.methods, args.seeds, args.steps, args.out)
         print(table(name, args.out) + "\n")
+        draw(name, args.out)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch as th
 from conftest import Clock, tiny_director, tiny_dreamer, weights_of
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_dreamer import Director, Dreamer
@@ -276,6 +278,26 @@ def test_episodes_are_shared_between_who_explores_and_the_task(make: Any, kwargs
     assert all(len(set(episode.tolist())) == 1 for episode in episodes) and len(episodes) > 150
     explored = 1 - np.mean([episode[0] for episode in episodes])
     assert explored == (pytest.approx(expected, abs=0.15) if expected == 0.5 else expected)
+
+
+def test_the_log_tells_the_tasks_episodes_from_the_explorers(tmp_path: pathlib.Path) -> None:
+    """A step is worth what its action is, which tells who acted."""
+
+    class Worth(Clock):
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+            obs, _, *rest = super().step(action)
+            return obs, float(np.sign(action[0])), *rest
+
+    model = favouring(explorer(make_vec_env(lambda: Worth(5), n_envs=2), learning_starts=40, train_ratio=1e-6))
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(400, log_interval=10)
+    last = pd.read_csv(tmp_path / "progress.csv").iloc[-1]
+    assert last["rollout/task_ep_rew_mean"] == 5.0 and -4.0 < last["rollout/ep_rew_mean"] < 4.0
+    model.save(tmp_path / "model")
+    assert Dreamer.load(tmp_path / "model")._task_returns is None
+    plain = tiny_dreamer(Worth(5))
+    plain.learn(100)
+    assert plain._task_returns is None
 
 
 @pytest.mark.parametrize(("make", "share"), [(explorer, 0.0), (tiny_director, 1e-9)])

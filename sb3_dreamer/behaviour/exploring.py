@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
 import torch as th
 import torch.nn as nn
+from stable_baselines3.common.utils import safe_mean
 
 from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR, Curiosity
 from sb3_dreamer.behaviour.dreams import ActorLearning, Wanted
@@ -87,13 +89,19 @@ class ExploringPolicy(ImaginationPolicy):
 
 
 class ExploringAlgorithm(ActorLearning):
-    """An algorithm whose policy may have an :class:`Explorer`, with which it then shares the episodes."""
+    """
+    An algorithm whose policy may have an :class:`Explorer`, with which it then shares the episodes. The log's
+    ``rollout/task_ep_rew_mean`` is of those that the explorer did not collect.
+    """
 
     policy: ExploringPolicy
     _found_reward: bool = False
     """Whether any step has been worth anything: before, there is no task."""
     _explored: np.ndarray | None = None
     """Which environments' episodes the explorer collects, once there is a task, ``(n_envs,)``."""
+
+    _task_returns: deque[float] | None = None
+    """Of the latest episodes that the explorer did not collect."""
 
     def _explorers_share(self) -> float:
         """:return: of the episodes, once there is a task"""
@@ -126,6 +134,26 @@ class ExploringAlgorithm(ActorLearning):
     def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
         super()._add_last_row(i, reward, info)
         self._found_reward |= bool(reward)
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        super()._update_info_buffer(infos, dones)
+        if dones is None or self._explored is None:
+            return
+        if self._task_returns is None:
+            self._task_returns = deque(maxlen=self._stats_window_size)
+        self._task_returns += [
+            infos[i]["episode"]["r"] for i in np.flatnonzero(dones & ~self._explored) if "episode" in infos[i]
+        ]
+
+    def dump_logs(self) -> None:
+        """Write the log."""
+        if self._task_returns:
+            self.logger.record("rollout/task_ep_rew_mean", safe_mean(self._task_returns))
+        super().dump_logs()
+
+    def _begin_rollout(self) -> None:
+        super()._begin_rollout()
+        self._task_returns = None
 
     # ---- learning
 
@@ -191,3 +219,8 @@ class ExploringAlgorithm(ActorLearning):
         loss = critic_loss(explorer.critic(feat), returns, slow, weights, self.slow_critic_scale).mean()
         metrics.update(curiosity=reward.mean(), curiosity_scale=scale, exploration_critic_loss=loss)
         return both, loss
+
+    # ---- saving
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_task_returns"]

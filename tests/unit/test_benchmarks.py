@@ -259,6 +259,13 @@ def test_exploration_counts_cells_and_says_who_got_there(tmp_path: Path, monkeyp
         "| dreamer | 1 | 60 | 60 | 80 (2,000) | 4 | never | 1 |",
         "| plan2explore, task | 1 | 200 | 200 | 300 (2,000) | 120 | 2,000 | 1 |",
     ]
+    drawn = []
+    monkeypatch.setattr(exploration.Figure, "savefig", lambda figure, path, **kwargs: (drawn.append(figure), path.touch()))
+    exploration.draw("ContinuousPendulumSparse", tmp_path)
+    cells, judged = drawn[0].axes
+    assert [list(line.get_ydata()) for line in cells.lines] == [[50], [60, 80], [200, 300]]
+    assert [list(line.get_ydata()) for line in judged.lines[:2]] == [[3.0, 4.0], [30.0, 120.0]]  # chance is not judged
+    assert judged.lines[1].get_color() == cells.lines[2].get_color() != cells.lines[1].get_color()
 
 
 def test_exploration_records_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
