@@ -69,6 +69,7 @@ MAZE = (
     "state entropy, task",
     "director",
     "director, state entropy",
+    "director, an actor explores",
 )
 # What a reward that is met once in ten thousand steps asks for: to be replayed, and to be wanted; and fewer updates a step.
 RARE_REWARD = dict(prioritized_replay=0.5, extrinsic_coef=3.0, train_ratio=128)
@@ -88,6 +89,7 @@ METHODS: dict[str, tuple[type[Dreamer] | type[Director], dict[str, Any]] | None]
     "reconstruction, task": (Dreamer, dict(exploration="reconstruction")),
     "director": (Director, {}),
     "director, state entropy": (Director, dict(exploration="state_entropy", **DIRECTOR)),
+    "director, an actor explores": (Director, dict(exploration="state_entropy", intrinsic_coef=1.0, explorer_share=0.5)),
 }
 
 
@@ -247,7 +249,8 @@ def draw(name: str, out: Path) -> None:
     cells, judged = figure.subplots(1, 2)
     runs: dict[tuple[str, str], list[dict[str, str]]] = {}
     for line in lines:
-        runs.setdefault((line["method"], line["seed"]), []).append(line)
+        if line["method"] in METHODS:
+            runs.setdefault((line["method"], line["seed"]), []).append(line)
     named: set[str] = set()
     for (method, _), run in runs.items():
         look: dict[str, Any] = dict(color=f"C{list(METHODS).index(method)}", label=None if method in named else method)

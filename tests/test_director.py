@@ -273,6 +273,21 @@ def test_where_another_actor_explores_the_manager_is_for_the_task_alone(explorat
     assert tiny_director().policy.explorer is None
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("task", ["ContinuousPendulum-v0", "SequenceMemory-v0"])
+def test_an_explorer_learns_beside_manager_and_worker(task: str, precision: str) -> None:
+    """Whatever actions are, each network has a gradient of its own; the explorer's entropy weighs what a Dreamer's does."""
+    model = tiny_director(
+        f"envs:{task}", explorer_share=0.5, ent_coef=0.0, policy_kwargs=dict(size="debug", precision=precision)
+    ).learn(60)
+    assert model._ent_coef == 0.0 and model._explorers_ent_coef() == (2e-2 if task == "ContinuousPendulum-v0" else 3e-2)
+    model.train(1)
+    for group in model.policy.optimizer.param_groups:
+        moved = [p.grad is not None and bool((p.grad != 0).any()) for p in group["params"]]
+        assert any(moved) == (group["name"] != "novelty_critic"), group["name"]
+    assert model._skipped_updates == 0
+
+
 def test_only_the_task_ends_with_an_episode(model: Director, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is new, and a goal, are not kept away from because an episode ends there."""
     starts, _ = model._imagination_starts(states_of(model))

@@ -293,15 +293,19 @@ def test_the_log_tells_the_tasks_episodes_from_the_explorers(tmp_path: pathlib.P
     model.learn(400, log_interval=10)
     last = pd.read_csv(tmp_path / "progress.csv").iloc[-1]
     assert last["rollout/task_ep_rew_mean"] == 5.0 and -4.0 < last["rollout/ep_rew_mean"] < 4.0
+    model.learn(30, log_interval=1)  # at random again: nobody's
+    assert pd.read_csv(tmp_path / "progress.csv").iloc[-1].isna()["rollout/task_ep_rew_mean"]
+    model.learn(400, reset_num_timesteps=False)
     model.save(tmp_path / "model")
-    assert Dreamer.load(tmp_path / "model")._task_returns is None
-    plain = tiny_dreamer(Worth(5))
-    plain.learn(100)
-    assert plain._task_returns is None
+    loaded = Dreamer.load(tmp_path / "model")
+    marks = [info["explored"] for info in loaded.ep_info_buffer if "explored" in info]
+    assert set(marks) == {True, False} and loaded.ep_info_buffer == model.ep_info_buffer
+    plain = tiny_dreamer(Worth(5)).learn(100)
+    assert not any("explored" in info for info in plain.ep_info_buffer)
 
 
-@pytest.mark.parametrize(("make", "share"), [(explorer, 0.0), (tiny_director, 1e-9)])
-def test_the_explorer_acts_alone_until_there_is_a_task(make: Any, share: float, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("make", [explorer, tiny_director])
+def test_the_explorer_acts_alone_until_there_is_a_task(make: Any, tmp_path: pathlib.Path) -> None:
     class Worth(Clock):
         worth = 0.0
 
@@ -310,16 +314,31 @@ def test_the_explorer_acts_alone_until_there_is_a_task(make: Any, share: float, 
             return obs, self.worth if rest[0] else 0.0, *rest  # with the last observation, as a goal's
 
     env = Worth(5)
-    model = favouring(make(env, learning_starts=40, train_ratio=1e-6, explorer_share=share))
+    model = favouring(make(env, learning_starts=40, train_ratio=1e-6, explorer_share=0.0))
     model.learn(100)
-    assert model._explored is None and not model._found_reward
+    assert model._explored is None and not model.policy.explorer.found_reward
     (rows,) = model.replay_buffer.streams()
     assert (rows.actions[60:-1][~rows.is_last[60:-1]] < 0).all()
     env.worth = -1.0
     model.learn(20, reset_num_timesteps=False)
     assert not model._explored.any()
     model.save(tmp_path / "model")
-    assert type(model).load(tmp_path / "model")._found_reward
+    for trusted in (True, False):
+        assert type(model).load(tmp_path / "model", trusted=trusted).policy.explorer.found_reward
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_who_acts_where_is_forgotten_with_the_environments(n_envs: int, adapted: bool, tmp_path: pathlib.Path) -> None:
+    model = favouring(explorer(make_vec_env(lambda: Clock(5), n_envs=2), learning_starts=40, explorer_share=0.0))
+    model.learn(100)
+    assert model._explored.tolist() == [False, False]
+    if adapted:
+        model.adapt(1)
+    model.save(tmp_path / "model")
+    loaded = Dreamer.load(tmp_path / "model", make_vec_env(lambda: Clock(5), n_envs=n_envs))
+    loaded.learn(30, reset_num_timesteps=not adapted)
+    assert loaded._explored is None  # random steps, or nobody who explores
 
 
 @pytest.mark.parametrize("another", [False, True])

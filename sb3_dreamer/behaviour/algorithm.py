@@ -65,6 +65,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     """Which argument is the learning rate of a parameter group, where it is not ``learning_rate``."""
     _through_dynamics: bool
     """Whether the actor's gradient comes through the imagined dynamics (else REINFORCE's)."""
+    _usual_ent_coef: float
+    """Where it is left open."""
     _first_ent_coef: float
     _ent_coef: float
     """Now."""
@@ -109,7 +111,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._schedules = {group: schedules[name] for group, name in self.rate_of.items()}
         discrete = self.action_codec.discrete
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._first_ent_coef = (3e-2 if discrete else 2e-2) if self.ent_coef == "auto" else float(self.ent_coef)
+        self._usual_ent_coef = 3e-2 if discrete else 2e-2
+        self._first_ent_coef = self._usual_ent_coef if self.ent_coef == "auto" else float(self.ent_coef)
         self._ent_coef = self._first_ent_coef
         self._action_mean_penalty = FIRST_PENALTY if self.action_mean_penalty == "auto" else float(self.action_mean_penalty)
 

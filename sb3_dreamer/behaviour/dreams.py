@@ -50,7 +50,7 @@ class Judged(NamedTuple):
 
 
 class ActorLearning(ImaginationAlgorithm):
-    """An algorithm with an actor that follows no goals, and a critic of what it will find."""
+    """An algorithm that may have an actor that follows no goals, and a critic of what it will find."""
 
     def _follow(self, actor: Actor, starts: LatentState, nudge: th.Tensor | None) -> Dream:
         """
@@ -97,21 +97,34 @@ class ActorLearning(ImaginationAlgorithm):
         return Judged(found, reward, returns, weights)
 
     def _actor_loss(
-        self, dream: Dream, wanted: Wanted, weights: th.Tensor, ent_coef: float, metrics: dict[str, th.Tensor]
+        self,
+        policy: ActionDistribution,
+        actions: th.Tensor,
+        noise: th.Tensor,
+        nudge: th.Tensor | None,
+        wanted: Wanted,
+        weights: th.Tensor,
+        ent_coef: float,
     ) -> th.Tensor:
-        """:return: scalar, whose graph leads to the actor alone"""
-        policy, nudge = dream.policy, dream.nudge
-        entropy, saturation = policy.entropy, policy.saturation
+        """
+        :param policy: that chose the actions of dreams, with a graph that leads to the actor alone, ``(..., A)``
+        :param actions: these, ``(..., A)``
+        :param noise: with which, ``(..., A)``
+        :param nudge: from :meth:`_nudge`, or None
+        :param wanted: what is to be raised, ``(...)``
+        :param weights: how much each step counts, ``(...)``
+        :param ent_coef: weight of the entropy
+        :return: scalar, whose graph leads to the actor alone
+        """
         if nudge is not None:
-            loss = self._dynamics_loss(policy, dream.noise, nudge, wanted.returns, weights, wanted.scale, ent_coef)
+            loss = self._dynamics_loss(policy, noise, nudge, wanted.returns, weights, wanted.scale, ent_coef)
         else:
-            log_prob = policy.log_prob(dream.rollout.actions)
+            log_prob, entropy = policy.log_prob(actions.detach()), policy.entropy
             loss = reinforce_actor_loss(
                 log_prob, entropy, wanted.returns, wanted.value, weights, wanted.scale, ent_coef
             ).mean()
         if self._action_mean_penalty > 0:
-            loss = loss + self._action_mean_penalty * saturation.mean()
-        metrics.update(actor_entropy=entropy.mean(), actor_saturation=saturation.mean())
+            loss = loss + self._action_mean_penalty * policy.saturation.mean()
         return loss
 
     def _critic_loss(self, rollout: ImaginedRollout, judged: Judged, critic: Critic, slow_critic: Critic) -> th.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,17 @@ RATE_OF_EXPLORER = {
 class Explorer(nn.Module):
     """
     Who explores: an actor that collects data for curiosity and task, while the policy's own behaviour learns the task alone
-    (Sekar et al. 2020, https://arxiv.org/abs/2005.05960, section 2), and critics of what this one will find of either, with
-    ranges of their own, as curiosity and task are on different scales.
+    (Sekar et al. 2020, https://arxiv.org/abs/2005.05960, section 2); critics of what this one will find of either, with ranges
+    of their own, as curiosity and task are on different scales; and whether there is a task yet.
 
     :param curiosity: gives the rewards
     :param actor: that collects data
     :param critic: of the returns of curiosity
     :param task_critic: of the task's
     """
+
+    found_reward: th.Tensor
+    """Whether any step has been worth anything, scalar."""
 
     def __init__(self, curiosity: Curiosity, actor: Actor, critic: Critic, task_critic: Critic) -> None:
         super().__init__()
@@ -45,6 +47,7 @@ class Explorer(nn.Module):
         self.critic, self.task_critic = critic, task_critic
         self.slow_critic, self.slow_task_critic = frozen_copy(critic), frozen_copy(task_critic)
         self.range, self.task_range = ReturnRange(), ReturnRange()
+        self.register_buffer("found_reward", th.zeros((), dtype=th.bool))
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """:return: what the optimizer changes beside the curiosity, by the name of the parameter group"""
@@ -73,6 +76,11 @@ class ExploringPolicy(ImaginationPolicy):
     def _new_explorer(self, curiosity: Curiosity) -> Explorer:
         return Explorer(curiosity, self._new_actor(), self._new_critic(), self._new_critic())
 
+    def update_statistics(self, obs: dict[str, np.ndarray], reward: np.ndarray) -> None:
+        super().update_statistics(obs, reward)
+        if self.explorer is not None and reward.any():
+            self.explorer.found_reward.fill_(True)
+
     @th.no_grad()
     def let_explorer_act(self, state: tuple[np.ndarray, ...], where: np.ndarray) -> np.ndarray:
         """
@@ -95,65 +103,57 @@ class ExploringAlgorithm(ActorLearning):
     """
 
     policy: ExploringPolicy
-    _found_reward: bool = False
-    """Whether any step has been worth anything: before, there is no task."""
     _explored: np.ndarray | None = None
     """Which environments' episodes the explorer collects, once there is a task, ``(n_envs,)``."""
 
-    _task_returns: deque[float] | None = None
-    """Of the latest episodes that the explorer did not collect."""
-
-    def _explorers_share(self) -> float:
+    def _share_to_explore(self) -> float:
         """:return: of the episodes, once there is a task"""
         return 1.0
 
+    def _explorers_ent_coef(self) -> float:
+        """:return: weight of its entropy, which stays what it was at first: it is not to settle down"""
+        return self._first_ent_coef
+
     # ---- acting
+
+    def _begin_rollout(self) -> None:
+        super()._begin_rollout()
+        self._explored = None
 
     def _act(self, obs: dict[str, np.ndarray]) -> np.ndarray:
         actions = super()._act(obs)
-        assert self._last_rewards is not None and self._last_state is not None
-        self._found_reward |= bool(self._last_rewards.any())
         if self.policy.explorer is None or self._acts_at_random():
             return actions
-        where = self._explored_now()
+        where = self._assign_episodes(self.policy.explorer)
         if where.any():
+            assert self._last_state is not None
             actions = self.policy.let_explorer_act(self._last_state, where)
             self._last_state = (*self._last_state[:-1], actions)
         return actions
 
-    def _explored_now(self) -> np.ndarray:
+    def _assign_episodes(self, explorer: Explorer) -> np.ndarray:
         """:return: where the explorer acts: everywhere before there is a task, then in its share of episodes, ``(n_envs,)``"""
         starts = np.asarray(self._last_episode_starts)
-        if not self._found_reward:
+        if not bool(explorer.found_reward):
             return np.ones_like(starts)
-        if self._explored is None or len(self._explored) != len(starts):  # those on their way
+        if self._explored is None:  # those on their way
             self._explored = np.ones_like(starts)
-        self._explored = np.where(starts, th.rand(len(starts)).numpy() < self._explorers_share(), self._explored)
+        self._explored = np.where(starts, th.rand(len(starts)).numpy() < self._share_to_explore(), self._explored)
         return self._explored
 
-    def _add_last_row(self, i: int, reward: float, info: dict[str, Any]) -> None:
-        super()._add_last_row(i, reward, info)
-        self._found_reward |= bool(reward)
-
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        if dones is not None and self._explored is not None and self.policy.explorer is not None:
+            for i in np.flatnonzero(dones):
+                if "episode" in infos[i]:
+                    infos[i]["episode"]["explored"] = bool(self._explored[i])
         super()._update_info_buffer(infos, dones)
-        if dones is None or self._explored is None:
-            return
-        if self._task_returns is None:
-            self._task_returns = deque(maxlen=self._stats_window_size)
-        self._task_returns += [
-            infos[i]["episode"]["r"] for i in np.flatnonzero(dones & ~self._explored) if "episode" in infos[i]
-        ]
 
     def dump_logs(self) -> None:
         """Write the log."""
-        if self._task_returns:
-            self.logger.record("rollout/task_ep_rew_mean", safe_mean(self._task_returns))
+        of_the_task = [info["r"] for info in self.ep_info_buffer or () if info.get("explored") is False]
+        if of_the_task:
+            self.logger.record("rollout/task_ep_rew_mean", safe_mean(of_the_task))
         super().dump_logs()
-
-    def _begin_rollout(self) -> None:
-        super()._begin_rollout()
-        self._task_returns = None
 
     # ---- learning
 
@@ -172,12 +172,15 @@ class ExploringAlgorithm(ActorLearning):
         rollout, judged = dream.rollout, self._judge(dream.rollout, explorer.task_critic)
         task = Wanted(judged.returns, judged.critic.mean[:, :-1], explorer.task_range.update(judged.returns))
         wanted, curious_loss = self._curious(explorer, rollout, judged.weights, task, metrics)
-        its_metrics: dict[str, th.Tensor] = {}
-        # whose entropy is worth what it was at first: it is not to settle down
-        actor_loss = self._actor_loss(dream, wanted, judged.weights, self._first_ent_coef, its_metrics)
+        policy, ent_coef = dream.policy, self._explorers_ent_coef()
+        actor_loss = self._actor_loss(policy, rollout.actions, dream.noise, dream.nudge, wanted, judged.weights, ent_coef)
         value_loss = self._critic_loss(rollout, judged, explorer.task_critic, explorer.slow_task_critic)
-        metrics.update({f"exploration_{name}": value for name, value in its_metrics.items()})
-        metrics.update(exploration_actor_loss=actor_loss, exploration_task_critic_loss=value_loss)
+        metrics.update(
+            exploration_actor_loss=actor_loss,
+            exploration_actor_entropy=policy.entropy.mean(),
+            exploration_actor_saturation=policy.saturation.mean(),
+            exploration_task_critic_loss=value_loss,
+        )
         return actor_loss, value_loss + curious_loss
 
     def _curious(
@@ -219,8 +222,3 @@ class ExploringAlgorithm(ActorLearning):
         loss = critic_loss(explorer.critic(feat), returns, slow, weights, self.slow_critic_scale).mean()
         metrics.update(curiosity=reward.mean(), curiosity_scale=scale, exploration_critic_loss=loss)
         return both, loss
-
-    # ---- saving
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_task_returns"]

@@ -8,8 +8,9 @@ import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR
+from sb3_dreamer.behaviour.dreams import Wanted
 from sb3_dreamer.behaviour.exploring import ExploringAlgorithm
-from sb3_dreamer.behaviour.losses import critic_loss, reinforce_actor_loss
+from sb3_dreamer.behaviour.losses import critic_loss
 from sb3_dreamer.behaviour.networks import Critic, ReturnRange
 from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.types import ImaginedRollout, LatentState
@@ -153,26 +154,17 @@ class DirectorLosses(ExploringAlgorithm):
                 reward = reward + share * novelty / usual.clamp_min(CURIOSITY_FLOOR)
             value = critic.mean
             returns = worker_returns(reward, th.full_like(reward, self.gamma), value, self.return_lambda)
-        scale = policy.worker_range.update(returns)
-        entropy, weights = blocks.worker.entropy, blocks.weights
-        if blocks.nudge is not None:
-            actor_loss = self._dynamics_loss(
-                blocks.worker, blocks.noise, blocks.nudge, returns, weights, scale, self._ent_coef
-            )
-        else:
-            log_prob = blocks.worker.log_prob(blocks.actions.detach())
-            actor_loss = reinforce_actor_loss(
-                log_prob, entropy, returns, value[..., :-1], weights, scale, self._ent_coef
-            ).mean()
-        saturation = blocks.worker.saturation
-        if self._action_mean_penalty > 0:
-            actor_loss = actor_loss + self._action_mean_penalty * saturation.mean()
+        scale, weights = policy.worker_range.update(returns), blocks.weights
+        wanted = Wanted(returns, value[..., :-1], scale)
+        actor_loss = self._actor_loss(
+            blocks.worker, blocks.actions, blocks.noise, blocks.nudge, wanted, weights, self._ent_coef
+        )
         value_loss = self._value_loss(policy.worker_critic, policy.slow_worker_critic, pursuing[..., :-1, :], returns, weights)
         metrics.update(
             worker_loss=actor_loss,
             worker_critic_loss=value_loss,
-            worker_entropy=entropy.mean(),
-            worker_saturation=saturation.mean(),
+            worker_entropy=blocks.worker.entropy.mean(),
+            worker_saturation=blocks.worker.saturation.mean(),
             worker_scale=scale,
             goal_reward=reward.mean(),
             goal_reward_start=reward[..., 0].mean(),
@@ -192,7 +184,7 @@ class DirectorLosses(ExploringAlgorithm):
             task_reward = self.world_model.predict_reward(states)
         critics = (policy.manager_critic, policy.slow_manager_critic, policy.task_range)
         advantage, value_loss = self._manager_advantage("task", blocks, task_reward, blocks.discount, *critics, 1.0, metrics)
-        if policy.explorer is None:
+        if policy.explorer is None:  # else the critic of novelty rests
             with th.no_grad():
                 novelty = self._novelty(blocks)
             critics = (policy.novelty_critic, policy.slow_novelty_critic, policy.novelty_range)
@@ -250,6 +242,5 @@ class DirectorLosses(ExploringAlgorithm):
     def _value_loss(self, critic: Critic, slow: Critic, feat: th.Tensor, returns: th.Tensor, weights: th.Tensor) -> th.Tensor:
         """:return: a critic's loss on states ``(..., F)``, into which no gradient goes, scalar"""
         feat = feat.detach()
-        with th.no_grad():
-            slow_value = slow(feat).mean if self.slow_critic_scale > 0 else None
+        slow_value = self._slow_value(feat, slow)
         return critic_loss(critic(feat), returns.detach(), slow_value, weights, self.slow_critic_scale).mean()

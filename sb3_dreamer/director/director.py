@@ -52,10 +52,10 @@ class Director(DirectorLosses):
     :param extrinsic_coef: weight of the task's returns there, in units of theirs
     :param exploration: what novelty is: ``"reconstruction"``, what the autoencoder reconstructs badly, as in the paper, or
         ``"plan2explore"`` or ``"state_entropy"`` as :class:`~sb3_dreamer.dreamer.Dreamer`'s
-    :param explorer_share: share of the episodes that an actor without goals collects, for novelty and task; both coefficients
-        above are then its own, and manager and worker learn for the task alone, as the task's actor of an exploring
-        :class:`~sb3_dreamer.dreamer.Dreamer`. Before the first reward other than 0 all episodes are that actor's. 0, as in the
-        paper: manager and worker explore
+    :param explorer_share: share of the episodes that an actor without goals collects, for novelty and task, as who explores
+        for :class:`~sb3_dreamer.dreamer.Dreamer`; before the first reward other than 0 all are that actor's. Both coefficients
+        above are then its own (a Dreamer's are 1), and the manager learns for the task alone. The entropy's weight is that of
+        a Dreamer who explores, whatever ``ent_coef`` is. None, as in the paper: manager and worker explore
     :param worker_intrinsic_coef: weight of novelty in the worker's reward, in units of its usual value, beside the goal's,
         which is at most 1 a step: goals are states that have been seen, and with novelty the worker goes beyond them; a number
         or a function of the remaining progress; 0, as in the paper, for goals alone
@@ -66,7 +66,7 @@ class Director(DirectorLosses):
         near and far; ``"auto"`` for 2e-2 (continuous) or 3e-2 (discrete), which fall as Dreamer's
     :param action_mean_penalty: weight of the mean square of the worker's pre-tanh action means (of the centred logits for
         discrete actions), as Dreamer's
-    :param actor_learning_rate: of manager and worker, None for ``learning_rate``
+    :param actor_learning_rate: of manager, worker and the actor that explores, None for ``learning_rate``
     :param critic_learning_rate: of their critics, of the autoencoder and of what tells novelty; None for ``learning_rate``.
         Codes that change faster than the manager learns would be a language that it never comes to speak
     :param warmup_updates: updates over which the learning rates rise from 0
@@ -129,7 +129,7 @@ class Director(DirectorLosses):
         intrinsic_coef: float | Schedule = 0.1,
         extrinsic_coef: float = 1.0,
         exploration: Exploration = "reconstruction",
-        explorer_share: float = 0.0,
+        explorer_share: float | None = None,
         worker_intrinsic_coef: float | Schedule = 0.0,
         manager_entropy: float = 0.5,
         actor_gradient: Literal["auto", "reinforce", "dynamics"] = "auto",
@@ -207,7 +207,8 @@ class Director(DirectorLosses):
         if not callable(self.worker_intrinsic_coef):
             check_numbers(self, real=("worker_intrinsic_coef",))
         check_exploration(self.exploration)
-        check_ranges(shares=dict(explorer_share=self.explorer_share))
+        if self.explorer_share is not None:
+            check_ranges(shares=dict(explorer_share=self.explorer_share))
         if self.goal_steps < 1:
             raise ValueError(f"goal_steps must be at least 1, got {self.goal_steps}.")
         if not 0 < self.manager_entropy < 1:
@@ -223,12 +224,15 @@ class Director(DirectorLosses):
             goal_steps=self.goal_steps,
             manager_entropy=self.manager_entropy,
             exploration=self.exploration,
-            explores_without_goals=self.explorer_share > 0,
+            explores_without_goals=self.explorer_share is not None,
         )
         return {**super()._policy_arguments(), **own}
 
-    def _explorers_share(self) -> float:
-        return self.explorer_share
+    def _share_to_explore(self) -> float:
+        return self.explorer_share or 0.0
+
+    def _explorers_ent_coef(self) -> float:
+        return self._usual_ent_coef  # its returns are not the worker's
 
     # ---- learning
 

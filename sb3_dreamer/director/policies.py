@@ -44,7 +44,8 @@ class DirectorPolicy(ExploringPolicy):
     :param features_extractor_class: an SB3 features extractor as the world model's encoder; None for the model's own
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide images by 255; False for pictures that are floats between 0 and 1 already
-    :param actor_kwargs: the worker's: ``min_std``, ``max_std`` (continuous actions), ``unimix`` (discrete ones)
+    :param actor_kwargs: the worker's, and those of an actor that explores: ``min_std``, ``max_std`` (continuous actions),
+        ``unimix`` (discrete ones)
     :param goal_kwargs: the autoencoder's: ``code`` (groups, classes), ``units``, ``layers``, ``kl_share``
     :param curiosity_kwargs: as :class:`~sb3_dreamer.dreamer.policies.DreamerPolicy`'s, but for "reconstruction"
     :param precision: ``"fp32"``, or ``"bf16"`` for updates with matrix products and convolutions in bfloat16
@@ -119,7 +120,7 @@ class DirectorPolicy(ExploringPolicy):
         model, units, layers, norm = self.world_model, self._sizes.units, self._sizes.layers, self._norm
         given = {"units": units, "layers": layers, "norm": norm, **(goal_kwargs or {})}
         self.autoencoder = GoalAutoencoder(model.deter_size, **given)
-        self.own_curiosity: Curiosity | None = None
+        self.own_curiosity: Curiosity | None = None  # where the goals' autoencoder tells what is novel
         if exploration != "reconstruction":
             self.own_curiosity = self._new_curiosity(exploration, curiosity_kwargs)
         elif curiosity_kwargs:

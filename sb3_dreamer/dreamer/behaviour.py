@@ -68,10 +68,14 @@ class BehaviourLosses(ExploringAlgorithm):
         value = judged.critic.mean
         scale = self.policy.update_return_range(judged.returns)
         wanted = Wanted(judged.returns, value[:, :-1], scale)
-        actor_loss = self._actor_loss(dream, wanted, judged.weights, self._ent_coef, metrics)
+        actor_loss = self._actor_loss(
+            dream.policy, dream.rollout.actions, dream.noise, dream.nudge, wanted, judged.weights, self._ent_coef
+        )
         value_loss = self._critic_loss(dream.rollout, judged, self.critic, self.policy.slow_critic)
         metrics.update(
             actor_loss=actor_loss,
+            actor_entropy=dream.policy.entropy.mean(),
+            actor_saturation=dream.policy.saturation.mean(),
             critic_loss=value_loss,
             imagined_return=judged.returns.mean(),
             imagined_reward=judged.reward.mean(),

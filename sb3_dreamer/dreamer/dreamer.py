@@ -218,7 +218,7 @@ class Dreamer(BehaviourLosses):
         self.actor = self.policy.actor
         self.critic = self.policy.critic
 
-    def _explorers_share(self) -> float:
+    def _share_to_explore(self) -> float:
         if self.explorer_share is not None:
             return self.explorer_share
         return 0.5 if self.extrinsic_coef > 0 else 1.0
