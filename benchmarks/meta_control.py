@@ -1,19 +1,17 @@
 """What agents collect in a task's first and second episode, where nothing but the first tells them of the task."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import TimeLimit
 from meta_tasks import HELD_OUT, INSIDE, HeldOut, Line, held_out_tasks, plain_env, told_env, trial_env
 from pendulum_optimum import optimal_returns
 from stable_baselines3.common.env_util import make_vec_env
 
 from envs import MetaPendulumEnv, TrialWrapper
-from envs.pendulum import EPISODE_STEPS
 from sb3_dreamer import Dreamer
 from sb3_dreamer.world_models import ContextRSSM, MLPWorldModel
 
@@ -34,15 +32,27 @@ class Study:
     :param scale: of all numbers of steps, updates and tasks
     """
 
+    inside: ClassVar[Mapping[str, Any]] = INSIDE
+    """Ranges of the tasks to be trained on."""
+    training: ClassVar[int] = 20_000
+    """Steps."""
+    trial: ClassVar[Make] = staticmethod(trial_env)
+    plain: ClassVar[Make] = staticmethod(plain_env)
+    told_of: ClassVar[Make] = staticmethod(told_env)
+
     def __init__(self, seed: int, scale: float) -> None:
         self.seed, self.scale = seed, scale
-        steps, self.tuning, n_test = (max(1, round(scale * n)) for n in (20_000, 100, 20))
+        steps, self.tuning, n_test = (max(1, round(scale * n)) for n in (self.training, 100, 20))
         self.steps = max(steps, 440)  # some updates after the steps that are random
-        self.tasks = held_out_tasks(n_test, seed)
+        self.tasks: Sequence[Any] = self.held_out(n_test)
+
+    def held_out(self, n: int) -> Sequence[Any]:
+        """:return: n tasks to be judged by, or more"""
+        return held_out_tasks(n, self.seed)
 
     def dreamer(self, policy: str, make: Make, **policy_kwargs: Any) -> Dreamer:
         """:return: trained on tasks from inside"""
-        env = make_vec_env(lambda: make(**INSIDE), n_envs=4, seed=self.seed)
+        env = make_vec_env(lambda: make(**self.inside), n_envs=4, seed=self.seed)
         pretrain = max(1, round(self.scale * 200))
         model = Dreamer(policy, env, policy_kwargs=policy_kwargs, seed=self.seed, pretrain_updates=pretrain, **AGENT)
         return model.learn(self.steps)
@@ -51,8 +61,8 @@ class Study:
 
     def memoryless(self) -> dict[str, Returns]:
         """Sees the present observation alone, and cannot adapt."""
-        agent = self.dreamer("MlpPolicy", plain_env, world_model_class=MLPWorldModel)
-        return {"memoryless": returns_of_trials(agent, self.tasks, plain_env)}
+        agent = self.dreamer("MlpPolicy", self.plain, world_model_class=MLPWorldModel)
+        return {"memoryless": returns_of_trials(agent, self.tasks, self.plain)}
 
     def recurrent(self) -> dict[str, Returns]:
         """Remembers its episode; and fine-tuned to the first one."""
@@ -74,12 +84,12 @@ class Study:
 
     def context(self) -> dict[str, Returns]:
         """Remembers its trial."""
-        agent = self.dreamer("MultiInputPolicy", trial_env, world_model_class=ContextRSSM)
-        return {"context": returns_of_trials(agent, self.tasks, trial_env)}
+        agent = self.dreamer("MultiInputPolicy", self.trial, world_model_class=ContextRSSM)
+        return {"context": returns_of_trials(agent, self.tasks, self.trial)}
 
     def told(self) -> dict[str, Returns]:
-        """An oracle that learns alike: mass and length are in its observation."""
-        return {"told": returns_of_trials(self.dreamer("MlpPolicy", told_env), self.tasks, told_env)}
+        """An oracle that learns alike: what is unknown to the others is in its observation."""
+        return {"told": returns_of_trials(self.dreamer("MlpPolicy", self.told_of), self.tasks, self.told_of)}
 
     def rl_squared(self) -> dict[str, Returns]:
         """
@@ -88,10 +98,10 @@ class Study:
         """
         from sb3_contrib import RecurrentPPO
 
-        env = make_vec_env(WholeTrial, n_envs=8, seed=self.seed)
+        env = make_vec_env(lambda: WholeTrial(self.trial(**self.inside, show_action=True)), n_envs=8, seed=self.seed)
         agent = RecurrentPPO("MultiInputLstmPolicy", env, n_steps=400, batch_size=400, seed=self.seed, device="cpu")
         agent.learn(5 * self.steps)
-        return {"RL², 5 times the steps": returns_of_trials(agent, self.tasks, trial_env, whole=True, show_action=True)}
+        return {"RL², 5 times the steps": returns_of_trials(agent, self.tasks, self.trial, whole=True, show_action=True)}
 
     def optimum(self) -> dict[str, Returns]:
         """Value iteration in the true dynamics, from the same starts: what the best agent collects who has always known."""
@@ -103,7 +113,7 @@ class Study:
         return {"optimum": np.stack(found)}
 
 
-GROUPS: dict[str, Callable[[Study], dict[str, Returns]]] = {
+GROUPS: dict[str, Callable[[Any], dict[str, Returns]]] = {
     "memoryless": Study.memoryless,
     "recurrent": Study.recurrent,
     "context": Study.context,
@@ -121,29 +131,44 @@ def run(group: str, seed: int, scale: float) -> list[Line]:
     :param scale: of all numbers of steps, updates and tasks
     :return: lines of its methods: returns of a task, means over the trials
     """
-    study = Study(seed, scale)
+    return lines_of(Study(seed, scale), GROUPS[group])
+
+
+def lines_of(study: Study, methods: Callable[[Any], dict[str, Returns]]) -> list[Line]:
+    """:return: of a study's methods, a line a method and task"""
     return [
-        dict(seed=seed, method=name, tasks=task.where, task=task.number, first_return=first, second_return=second)
-        for name, returns in GROUPS[group](study).items()
+        dict(seed=study.seed, method=name, tasks=task.where, task=task.number, first_return=first, second_return=second)
+        for name, returns in methods(study).items()
         for task, (first, second) in zip(study.tasks, returns.mean(1), strict=True)
     ]
 
 
-class WholeTrial(TrialWrapper):
-    """Two episodes of a task as one."""
+class WholeTrial(gym.Wrapper):
+    """
+    All episodes of a trial as one.
 
-    def __init__(self) -> None:
-        super().__init__(TimeLimit(MetaPendulumEnv(**INSIDE), EPISODE_STEPS), episodes=2, show_action=True)
+    :param env: tells of trials
+    """
+
+    def __init__(self, env: TrialWrapper) -> None:
+        super().__init__(env)
+        self.left = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        """:return: a trial's first observation, whatever went before"""
+        self.left = self.env.get_wrapper_attr("episodes") - 1
+        return self.env.reset(**{**kwargs, "options": {"new_trial": True}})
 
     def step(self, action: Any) -> Any:
-        """:return: as an environment's; the first episode's end is only to be seen in the observation"""
-        obs, reward, terminated, truncated, info = super().step(action)
-        if (terminated or truncated) and self._episode == 0:
-            return self.reset()[0], reward, False, False, info
+        """:return: as an environment's; an episode's end is only to be seen in the observation"""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if (terminated or truncated) and self.left > 0:
+            self.left -= 1
+            return self.env.reset()[0], reward, False, False, info
         return obs, reward, terminated, truncated, info
 
 
-def _seed(task: HeldOut, trial: int) -> int:
+def _seed(task: Any, trial: int) -> int:
     return HELD_OUT + TRIALS * task.number + trial
 
 
@@ -156,7 +181,7 @@ def _start(task: HeldOut, trial: int, episode: int) -> tuple[float, float]:
     return float(np.arctan2(obs[1], obs[0])), float(obs[2])
 
 
-def returns_of_trials(model: Any, tasks: Sequence[HeldOut], make: Make, whole: bool = False, **kwargs: Any) -> Returns:
+def returns_of_trials(model: Any, tasks: Sequence[Any], make: Make, whole: bool = False, **kwargs: Any) -> Returns:
     """
     :param model: acts by ``predict`` alone, in all trials at once
     :param tasks: to be judged by

@@ -1,12 +1,12 @@
 """
 Does what was lived through in one episode help in the next? Pendulums of unknown mass and length, two episodes each.
 
-``python benchmarks/meta_learning.py [--parts prediction control] [--groups GROUP ...] [--seeds N ...]`` runs what is missing,
-records it in ``benchmarks/results/meta_learning/<part>/<group>-seed<N>.csv``, a line a method and held-out task, prints tables
-and draws ``meta_learning.png``. Held out are 20 pendulums drawn from the ranges of training (``inside``), and 20 heavier and
-longer than any of these (``outside``). ``prediction``: errors of one step, learnt from trials of random actions. ``control``:
-returns of agents. A group is a model or an agent, with all methods that begin from it; several may run at once. One torch
-thread; ``--scale 0.01 --out DIR`` shows that all of it runs.
+``python benchmarks/meta_learning.py [--parts prediction control reach] [--groups GROUP ...] [--seeds N ...]`` runs what is
+missing, records it in ``benchmarks/results/meta_learning/<part>/<group>-seed<N>.csv``, a line a method and held-out task,
+prints tables and draws ``meta_learning.png``. Held out are 20 pendulums drawn from the ranges of training (``inside``), and 20
+heavier and longer than any of these (``outside``). ``prediction``: errors of one step, learnt from trials of random actions.
+``control``: returns of agents. ``reach``: returns of agents that look for a goal. A group is a model or an agent, with all
+methods that begin from it; several may run at once. One torch thread; ``--scale 0.01 --out DIR`` shows that all of it runs.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import meta_control
 import meta_prediction
+import meta_reach
 import numpy as np
 import torch as th
 from matplotlib.figure import Figure
@@ -26,13 +27,14 @@ from shared import read_csv, record_machine
 from sb3_dreamer.compare.records import write_atomically, write_csv
 
 RESULTS = Path(__file__).parent / "results" / "meta_learning"
-PARTS: dict[str, ModuleType] = {"prediction": meta_prediction, "control": meta_control}
+PARTS: dict[str, ModuleType] = {"prediction": meta_prediction, "control": meta_control, "reach": meta_reach}
 KEYS = ("seed", "method", "tasks", "task")
 WAYS = (("memoryless", "told"), ("memoryless", "optimum"), ("no context", "told"))
 """From whom to whom: how much of the way the others have gone, in the second episode."""
 PANELS = {
     "prediction": ("second_episode", "error of one step in the second episode, in deviations", "log"),
     "control": ("second_return", "return of the second episode", "linear"),
+    "reach": ("second_return", "return of the second episode", "linear"),
 }
 """What is drawn of each part: a column, what it is, and the scale of its axis."""
 Table = dict[str, dict[str, np.ndarray]]
@@ -143,15 +145,18 @@ def draw(out: Path) -> None:
     figure = Figure(figsize=(12, 1 + 3 * len(parts)), layout="constrained")
     for row, part in zip(figure.subplots(len(parts), 2, squeeze=False), parts, strict=True):
         column, label, scale = PANELS[part]
-        for panel, where in zip(row, ("inside", "outside"), strict=True):
+        groups = list(dict.fromkeys(line["tasks"] for line in found[part]))
+        for panel, where in zip(row, groups, strict=False):
             table = columns(found[part], where, column)
             for place, by_seed in enumerate(table.values()):
                 mean, low, high = interval(_mean, list(by_seed.values()))
                 panel.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3)
             panel.set_yticks(range(len(table)), list(table))
             panel.invert_yaxis()
-            panel.set(xscale=scale, xlabel=label, title=f"{part}: pendulums from {where} the ranges of training")
+            panel.set(xscale=scale, xlabel=label, title=f"{part}: {where}")
             panel.grid(alpha=0.3)
+        for panel in row[len(groups) :]:
+            panel.set_axis_off()
     write_atomically(out / "meta_learning.png", lambda path: figure.savefig(path, format="png", dpi=110))
 
 
@@ -184,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = recorded(args.out, part)
         if lines:
             print(f"{part}: {module.__doc__}\n\n{means_table(lines)}\n", flush=True)
-            if part == "control":
+            if part != "prediction":
                 print(ways_table(lines) + "\n", flush=True)
     draw(args.out)
 

@@ -14,14 +14,16 @@ id                                            observation        action       wh
 ``PinPad-v0``                                 ``Box (n + 2,)``   5 choices    touch n pads in order
 ``MetaPendulum-v0``                           ``Box (3,)``       ``Box (1,)`` swing up a rod of unknown mass and length
 ``MetaCartPole-v0``                           ``Box (4,)``       ``Box (1,)`` balance a pole of unknown length
+``MetaReach-v0``                              ``Box (3,)``       ``Box (2,)`` find out which place is the goal, and stay
 ``MetaPendulumTrial-v0``                      dictionary         ``Box (1,)`` the same rod for two episodes
 ``MetaCartPoleTrial-v0``                      dictionary         ``Box (1,)`` the same pole for two episodes
+``MetaReachTrial-v0``                         dictionary         ``Box (2,)`` the same goal for two episodes
 ============================================  =================  ===========  ==========================================
 
 In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the
 id is known there too. ``gym.make_vec`` builds the batched versions, which reset an ended episode in the same step.
 The meta tasks draw what is unknown at every reset; :class:`TrialWrapper` keeps it for several episodes, a trial, as the last
-two ids do (``gym.make("MetaPendulumTrial-v0", episodes=2, mass=(0.5, 2.0))``).
+three ids do (``gym.make("MetaPendulumTrial-v0", episodes=2, mass=(0.5, 2.0))``).
 """
 
 import gymnasium as gym
@@ -34,6 +36,7 @@ from envs.drawn import DrawnPhysicsEnv
 from envs.four_rooms import FourRoomsEnv, FourRoomsVectorEnv
 from envs.meta_cartpole import MetaCartPoleEnv, MetaCartPoleVectorEnv
 from envs.meta_pendulum import MetaPendulumEnv, MetaPendulumVectorEnv
+from envs.meta_reach import MetaReachEnv, MetaReachVectorEnv
 from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv
 from envs.pendulum_no_velocity import ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv
 from envs.pendulum_pixels import ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv
@@ -60,6 +63,7 @@ _TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
 _META_TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
     "MetaPendulum-v0": (MetaPendulumEnv, MetaPendulumVectorEnv),
     "MetaCartPole-v0": (MetaCartPoleEnv, MetaCartPoleVectorEnv),
+    "MetaReach-v0": (MetaReachEnv, MetaReachVectorEnv),
 }
 
 TASK_IDS: tuple[str, ...] = tuple(_TASKS)
@@ -115,6 +119,8 @@ __all__ = [
     "MetaCartPoleVectorEnv",
     "MetaPendulumEnv",
     "MetaPendulumVectorEnv",
+    "MetaReachEnv",
+    "MetaReachVectorEnv",
     "PinPadEnv",
     "PinPadVectorEnv",
     "SequenceMemoryEnv",

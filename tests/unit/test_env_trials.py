@@ -61,6 +61,18 @@ def test_resets_draw_constants_from_their_ranges_unless_told_to_keep_them(task_i
     assert not np.array_equal(env.constants, drawn[-1])
 
 
+def test_goals_are_drawn_evenly_and_kept_for_a_trial():
+    env = gym.make("envs:MetaReachTrial-v0", episodes=3, places=5)
+    env.reset(seed=0)
+    drawn = []
+    for episode in range(900):
+        if episode:
+            env.reset()
+        drawn.append(int(env.unwrapped.constants[0]))
+    trials = np.array(drawn).reshape(300, 3)
+    assert (trials == trials[:, :1]).all() and (np.bincount(trials[:, 0], minlength=5) > 40).all()
+
+
 @pytest.mark.parametrize("wrong", [(2.0, 1.0), (0.0, 1.0), 1.0, (1.0, np.inf), (1.0, 2.0, 3.0)])
 def test_wrong_ranges(wrong):
     with pytest.raises(ValueError, match="mass must be two positive numbers"):

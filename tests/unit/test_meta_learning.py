@@ -131,7 +131,7 @@ def test_what_is_drawn_are_means_with_their_intervals(tmp_path: Path, monkeypatc
     monkeypatch.setattr(meta.Figure, "savefig", lambda figure, path, **kwargs: (drawn.append(figure), path.touch()))
     meta.draw(tmp_path)
     panels = drawn[0].axes
-    assert [panel.get_title().split()[3] for panel in panels] == ["inside", "outside"]
+    assert [panel.get_title() for panel in panels] == ["control: inside", "control: outside"]
     for panel in panels:
         (point, _, (bar,)) = panel.containers[0]
         assert point.get_xdata() == [-200.0] and panel.get_yticklabels()[0].get_text() == "told"
@@ -166,6 +166,40 @@ def test_who_is_told_nothing_meets_the_same_tasks() -> None:
         np.testing.assert_array_equal(obs[1], obs[2][:3])
         met.append(tuple(np.round(obs[2][3:], 5)))
     assert met[0] == met[1] != met[2] == met[3] != met[4]
+
+
+def test_a_trial_may_be_one_episode() -> None:
+    control, reach = module("meta_control"), module("meta_reach")
+    env = control.WholeTrial(reach.trial_env(show_action=True))
+    for _ in range(2):
+        obs, _ = env.reset()
+        goal, bits, ends = env.unwrapped.constants[0], [obs["trial"].tolist()], []
+        while not any(ends):
+            obs, *_, terminated, truncated, _ = env.step(np.array([0.5, 0.0], dtype=np.float32))
+            bits.append(obs["trial"].tolist())
+            ends.append(terminated or truncated)
+        assert len(ends) == 40 and env.unwrapped.constants[0] == goal
+        assert [i for i, bit in enumerate(bits) if bit[1]] == [0, 20] and bits[0] == [1, 1] and bits[20] == [0, 1]
+
+
+def test_who_is_told_knows_where_the_goal_is() -> None:
+    reach = module("meta_reach")
+    env = reach.told_env()
+    obs, _ = env.reset(seed=3)
+    found = 0.0
+    for _ in range(20):
+        obs, reward, *_ = env.step((obs[3:] * 0.8 - obs[:2]) / 0.15)
+        found += reward
+    assert found >= 16 and env.observation_space.contains(obs)
+
+
+def test_a_study_of_goals_runs(tmp_path: Path) -> None:
+    meta = module("meta_learning")
+    given = ["--parts", "reach", "--groups", "memoryless", "--seeds", "0", "--scale", "0.02", "--out", str(tmp_path)]
+    meta.main(given)
+    (line,) = meta.recorded(tmp_path, "reach")
+    assert (line["method"], line["tasks"], line["task"]) == ("memoryless", "goals", "0")
+    assert 0 <= float(line["first_return"]) <= 17 and (tmp_path / "meta_learning.png").exists()
 
 
 def test_small_trials_do_not_pass_for_results(capsys: pytest.CaptureFixture[str]) -> None:
