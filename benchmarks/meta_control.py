@@ -36,6 +36,10 @@ class Study:
     """Ranges of the tasks to be trained on."""
     training: ClassVar[int] = 20_000
     """Steps."""
+    agent: ClassVar[Mapping[str, Any]] = AGENT
+    rl_squared_steps: ClassVar[int] = 5
+    """Times as many."""
+    rl_squared_batch: ClassVar[Mapping[str, int]] = dict(n_steps=400, batch_size=400)
     trial: ClassVar[Make] = staticmethod(trial_env)
     plain: ClassVar[Make] = staticmethod(plain_env)
     told_of: ClassVar[Make] = staticmethod(told_env)
@@ -54,7 +58,7 @@ class Study:
         """:return: trained on tasks from inside"""
         env = make_vec_env(lambda: make(**self.inside), n_envs=4, seed=self.seed)
         pretrain = max(1, round(self.scale * 200))
-        model = Dreamer(policy, env, policy_kwargs=policy_kwargs, seed=self.seed, pretrain_updates=pretrain, **AGENT)
+        model = Dreamer(policy, env, policy_kwargs=policy_kwargs, seed=self.seed, pretrain_updates=pretrain, **self.agent)
         return model.learn(self.steps)
 
     # ---- methods: several that share an agent are found together
@@ -99,9 +103,13 @@ class Study:
         from sb3_contrib import RecurrentPPO
 
         env = make_vec_env(lambda: WholeTrial(self.trial(**self.inside, show_action=True)), n_envs=8, seed=self.seed)
-        agent = RecurrentPPO("MultiInputLstmPolicy", env, n_steps=400, batch_size=400, seed=self.seed, device="cpu")
-        agent.learn(5 * self.steps)
-        return {"RL², 5 times the steps": returns_of_trials(agent, self.tasks, self.trial, whole=True, show_action=True)}
+        agent = RecurrentPPO("MultiInputLstmPolicy", env, **self.rl_squared_batch, seed=self.seed, device="cpu")
+        agent.learn(self.rl_squared_steps * self.steps)
+        return {
+            f"RL², {self.rl_squared_steps} times the steps": returns_of_trials(
+                agent, self.tasks, self.trial, whole=True, show_action=True
+            )
+        }
 
     def optimum(self) -> dict[str, Returns]:
         """Value iteration in the true dynamics, from the same starts: what the best agent collects who has always known."""

@@ -1,12 +1,13 @@
 """
 Does what was lived through in one episode help in the next? Pendulums of unknown mass and length, two episodes each.
 
-``python benchmarks/meta_learning.py [--parts prediction control reach] [--groups GROUP ...] [--seeds N ...]`` runs what is
+``python benchmarks/meta_learning.py [--parts prediction control buttons] [--groups GROUP ...] [--seeds N ...]`` runs what is
 missing, records it in ``benchmarks/results/meta_learning/<part>/<group>-seed<N>.csv``, a line a method and held-out task,
 prints tables and draws ``meta_learning.png``. Held out are 20 pendulums drawn from the ranges of training (``inside``), and 20
 heavier and longer than any of these (``outside``). ``prediction``: errors of one step, learnt from trials of random actions.
-``control``: returns of agents. ``reach``: returns of agents that look for a goal. A group is a model or an agent, with all
-methods that begin from it; several may run at once. One torch thread; ``--scale 0.01 --out DIR`` shows that all of it runs.
+``control``: returns of agents. ``buttons``: returns of agents that look for the button that pays. A group is a model or an
+agent, with all methods that begin from it; several may run at once. One torch thread; ``--scale 0.01 --out DIR`` shows that
+all of it runs.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import meta_buttons
 import meta_control
 import meta_prediction
-import meta_reach
 import numpy as np
 import torch as th
 from matplotlib.figure import Figure
@@ -27,14 +28,14 @@ from shared import read_csv, record_machine
 from sb3_dreamer.compare.records import write_atomically, write_csv
 
 RESULTS = Path(__file__).parent / "results" / "meta_learning"
-PARTS: dict[str, ModuleType] = {"prediction": meta_prediction, "control": meta_control, "reach": meta_reach}
+PARTS: dict[str, ModuleType] = {"prediction": meta_prediction, "control": meta_control, "buttons": meta_buttons}
 KEYS = ("seed", "method", "tasks", "task")
 WAYS = (("memoryless", "told"), ("memoryless", "optimum"), ("no context", "told"))
 """From whom to whom: how much of the way the others have gone, in the second episode."""
 PANELS = {
     "prediction": ("second_episode", "error of one step in the second episode, in deviations", "log"),
     "control": ("second_return", "return of the second episode", "linear"),
-    "reach": ("second_return", "return of the second episode", "linear"),
+    "buttons": ("second_return", "return of the second episode", "linear"),
 }
 """What is drawn of each part: a column, what it is, and the scale of its axis."""
 Table = dict[str, dict[str, np.ndarray]]

@@ -14,10 +14,10 @@ id                                            observation        action       wh
 ``PinPad-v0``                                 ``Box (n + 2,)``   5 choices    touch n pads in order
 ``MetaPendulum-v0``                           ``Box (3,)``       ``Box (1,)`` swing up a rod of unknown mass and length
 ``MetaCartPole-v0``                           ``Box (4,)``       ``Box (1,)`` balance a pole of unknown length
-``MetaReach-v0``                              ``Box (3,)``       ``Box (2,)`` find out which place is the goal, and stay
+``MetaButtons-v0``                            ``Box (k + 1,)``   k choices    find out which button pays, and press it
 ``MetaPendulumTrial-v0``                      dictionary         ``Box (1,)`` the same rod for two episodes
 ``MetaCartPoleTrial-v0``                      dictionary         ``Box (1,)`` the same pole for two episodes
-``MetaReachTrial-v0``                         dictionary         ``Box (2,)`` the same goal for two episodes
+``MetaButtonsTrial-v0``                       dictionary         k choices    the same button for two episodes
 ============================================  =================  ===========  ==========================================
 
 In worker processes use the form ``gym.make("envs:ContinuousPendulum-v0")``: it imports this package first, so that the
@@ -34,9 +34,9 @@ from envs.checkpoint import get_env_state, set_env_state
 from envs.delayed_recall import DelayedRecallEnv, DelayedRecallVectorEnv
 from envs.drawn import DrawnPhysicsEnv
 from envs.four_rooms import FourRoomsEnv, FourRoomsVectorEnv
+from envs.meta_buttons import MetaButtonsEnv, MetaButtonsVectorEnv
 from envs.meta_cartpole import MetaCartPoleEnv, MetaCartPoleVectorEnv
 from envs.meta_pendulum import MetaPendulumEnv, MetaPendulumVectorEnv
-from envs.meta_reach import MetaReachEnv, MetaReachVectorEnv
 from envs.pendulum import ContinuousPendulumEnv, ContinuousPendulumVectorEnv
 from envs.pendulum_no_velocity import ContinuousPendulumNoVelocityEnv, ContinuousPendulumNoVelocityVectorEnv
 from envs.pendulum_pixels import ContinuousPendulumPixelsEnv, ContinuousPendulumPixelsVectorEnv
@@ -63,7 +63,7 @@ _TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
 _META_TASKS: dict[str, tuple[type[ToyEnv], type[ToyVectorEnv]]] = {
     "MetaPendulum-v0": (MetaPendulumEnv, MetaPendulumVectorEnv),
     "MetaCartPole-v0": (MetaCartPoleEnv, MetaCartPoleVectorEnv),
-    "MetaReach-v0": (MetaReachEnv, MetaReachVectorEnv),
+    "MetaButtons-v0": (MetaButtonsEnv, MetaButtonsVectorEnv),
 }
 
 TASK_IDS: tuple[str, ...] = tuple(_TASKS)
@@ -115,12 +115,12 @@ __all__ = [
     "DrawnPhysicsEnv",
     "FourRoomsEnv",
     "FourRoomsVectorEnv",
+    "MetaButtonsEnv",
+    "MetaButtonsVectorEnv",
     "MetaCartPoleEnv",
     "MetaCartPoleVectorEnv",
     "MetaPendulumEnv",
     "MetaPendulumVectorEnv",
-    "MetaReachEnv",
-    "MetaReachVectorEnv",
     "PinPadEnv",
     "PinPadVectorEnv",
     "SequenceMemoryEnv",

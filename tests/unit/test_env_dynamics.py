@@ -334,65 +334,43 @@ def test_pin_pad_has_two_to_six_pads(pads):
         envs.PinPadEnv(pads=pads)
 
 
-# ---- places to find
+# ---- buttons
 
 
-def walk(env, order):
-    """Goes to the places in this order until one is the goal, and stays; what it collects in an episode under way."""
-    task, (observation, collected) = env.unwrapped.task, (None, 0.0)
-    observation, places = task.observe(env.unwrapped._state), iter(order)
-    target, over = next(places), False
-    while not over:
-        if observation[2] < 0.5:
-            aim = 0.8 * np.array([np.cos(target * np.pi / 2), np.sin(target * np.pi / 2)])
-            if np.linalg.norm(aim - observation[:2]) < 0.2:
-                target = next(places)
-                continue
-            action = (aim - observation[:2]) / 0.15
-        else:
-            action = np.zeros(2)
-        observation, reward, _, over, _ = env.step(action.astype(np.float32))
-        collected += reward
-    return collected
+def test_buttons_by_hand():
+    env = placed(envs.MetaButtonsEnv(), -1.0, 2.0)
+    assert env.task.observe(state_of(env)).tolist() == [0, 0, 0, 0, 0]
+    for button in (1, 2, 2, 0):
+        obs, reward, terminated, truncated, _ = env.step(button)
+        pays = button == 2
+        assert obs.tolist() == [*(float(i == button) for i in range(4)), float(pays)]
+        assert reward == pays and not terminated and not truncated
 
 
-def test_reach_step_by_hand():
-    env = placed(envs.MetaReachEnv(), 0.0, 0.0, 1.0)  # the goal is the second of four places: above
-    obs, reward, *_ = env.step(np.array([0.0, 0.5]))
-    assert obs == pytest.approx([0.0, 0.075, 0.0]) and reward == 0.0
-    env = placed(envs.MetaReachEnv(), 0.0, 0.55, 1.0)
-    obs, reward, terminated, *_ = env.step(np.array([1.0, 1.0]))  # no longer than any other step
-    assert obs[:2] == pytest.approx([0.15 / np.sqrt(2), 0.55 + 0.15 / np.sqrt(2)])
-    assert (obs[2], reward, terminated) == (1.0, 1.0, False)  # 0.18 from it
-    env = placed(envs.MetaReachEnv(), 0.95, 0.0, 1.0)
-    obs, reward, *_ = env.step(np.array([1.0, 0.0]))  # at another place, and at the edge
-    assert obs.tolist() == [1.0, 0.0, 0.0] and reward == 0.0
-
-
-def test_reach_is_worth_knowing():
-    env, known, searched = gym.make("envs:MetaReach-v0"), [], []
-    for seed in range(200):
+def test_buttons_are_worth_remembering():
+    env, searched = gym.make("envs:MetaButtons-v0"), []
+    for seed in range(400):
         env.reset(seed=seed)
-        known.append(walk(env, [int(env.unwrapped.constants[0])]))
-        env.reset(seed=seed)
-        searched.append(walk(env, range(4)))
-    assert np.mean(known) == pytest.approx(16.5, abs=0.1) and np.mean(searched) == pytest.approx(7.9, abs=0.5)
+        button, collected, over = 0, 0.0, False
+        while not over:
+            _, reward, _, over, _ = env.step(button)
+            button += reward == 0
+            collected += reward
+        searched.append(collected)
+    assert set(searched) == {3.0, 4.0, 5.0, 6.0} and np.mean(searched) == pytest.approx(4.5, abs=0.15)
 
 
-def test_reach_shows_the_goal_only_where_it_is():
-    env = envs.MetaReachEnv(render_mode="rgb_array")
-    seen = []
-    for goal in (0.0, 1.0):
-        placed(env, 0.1, 0.0, goal)
-        seen.append(env.render())
-    assert np.array_equal(*seen)
-    placed(env, 0.8, 0.0, 0.0)
-    there = env.render()
-    placed(env, 0.8, 0.0, 1.0)
-    assert not np.array_equal(there, env.render())
+def test_a_picture_of_buttons_shows_what_was_pressed_alone():
+    env = envs.MetaButtonsEnv(render_mode="rgb_array")
+    frames = {}
+    for pressed, pays in ((-1, 0), (-1, 1), (1, 0), (1, 1), (1, 2)):
+        placed(env, float(pressed), float(pays))
+        frames[pressed, pays] = env.render()
+    assert np.array_equal(frames[-1, 0], frames[-1, 1]) and np.array_equal(frames[1, 0], frames[1, 2])
+    assert not np.array_equal(frames[1, 0], frames[1, 1]) and not np.array_equal(frames[1, 0], frames[-1, 0])
 
 
-@pytest.mark.parametrize("places", [1, 13, 2.5, True])
-def test_reach_refuses_places(places):
-    with pytest.raises(ValueError, match="places must be a whole number from 2 to 12"):
-        envs.MetaReachEnv(places=places)
+@pytest.mark.parametrize("buttons", [1, 2.5, True])
+def test_buttons_refused(buttons):
+    with pytest.raises(ValueError, match="buttons must be a whole number of at least 2"):
+        envs.MetaButtonsEnv(buttons=buttons)

@@ -61,8 +61,8 @@ def test_resets_draw_constants_from_their_ranges_unless_told_to_keep_them(task_i
     assert not np.array_equal(env.constants, drawn[-1])
 
 
-def test_goals_are_drawn_evenly_and_kept_for_a_trial():
-    env = gym.make("envs:MetaReachTrial-v0", episodes=3, places=5)
+def test_buttons_are_drawn_evenly_and_kept_for_a_trial():
+    env = gym.make("envs:MetaButtonsTrial-v0", episodes=3, buttons=5)
     env.reset(seed=0)
     drawn = []
     for episode in range(900):

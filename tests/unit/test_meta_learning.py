@@ -169,37 +169,33 @@ def test_who_is_told_nothing_meets_the_same_tasks() -> None:
 
 
 def test_a_trial_may_be_one_episode() -> None:
-    control, reach = module("meta_control"), module("meta_reach")
-    env = control.WholeTrial(reach.trial_env(show_action=True))
+    control, buttons = module("meta_control"), module("meta_buttons")
+    env = control.WholeTrial(buttons.trial_env(show_action=True))
     for _ in range(2):
         obs, _ = env.reset()
-        goal, bits, ends = env.unwrapped.constants[0], [obs["trial"].tolist()], []
+        pays, bits, ends = env.unwrapped.constants[0], [obs["trial"].tolist()], []
         while not any(ends):
-            obs, *_, terminated, truncated, _ = env.step(np.array([0.5, 0.0], dtype=np.float32))
+            obs, *_, terminated, truncated, _ = env.step(0)
             bits.append(obs["trial"].tolist())
             ends.append(terminated or truncated)
-        assert len(ends) == 40 and env.unwrapped.constants[0] == goal
-        assert [i for i, bit in enumerate(bits) if bit[1]] == [0, 20] and bits[0] == [1, 1] and bits[20] == [0, 1]
+        assert len(ends) == 12 and env.unwrapped.constants[0] == pays
+        assert [i for i, bit in enumerate(bits) if bit[1]] == [0, 6] and bits[0] == [1, 1] and bits[6] == [0, 1]
 
 
-def test_who_is_told_knows_where_the_goal_is() -> None:
-    reach = module("meta_reach")
-    env = reach.told_env()
+def test_who_is_told_knows_which_button_pays() -> None:
+    env = module("meta_buttons").told_env()
     obs, _ = env.reset(seed=3)
-    found = 0.0
-    for _ in range(20):
-        obs, reward, *_ = env.step((obs[3:] * 0.8 - obs[:2]) / 0.15)
-        found += reward
-    assert found >= 16 and env.observation_space.contains(obs)
+    assert env.observation_space.contains(obs) and obs[:5].tolist() == [0.0] * 5 and obs[5:].sum() == 1
+    assert [env.step(int(obs[5:].argmax()))[1] for _ in range(6)] == [1.0] * 6
 
 
-def test_a_study_of_goals_runs(tmp_path: Path) -> None:
+def test_a_study_of_buttons_runs(tmp_path: Path) -> None:
     meta = module("meta_learning")
-    given = ["--parts", "reach", "--groups", "memoryless", "--seeds", "0", "--scale", "0.02", "--out", str(tmp_path)]
+    given = ["--parts", "buttons", "--groups", "memoryless", "--seeds", "0", "--scale", "0.04", "--out", str(tmp_path)]
     meta.main(given)
-    (line,) = meta.recorded(tmp_path, "reach")
-    assert (line["method"], line["tasks"], line["task"]) == ("memoryless", "goals", "0")
-    assert 0 <= float(line["first_return"]) <= 17 and (tmp_path / "meta_learning.png").exists()
+    (line,) = meta.recorded(tmp_path, "buttons")
+    assert (line["method"], line["tasks"], line["task"]) == ("memoryless", "buttons", "0")
+    assert 0 <= float(line["first_return"]) <= 6 and (tmp_path / "meta_learning.png").exists()
 
 
 def test_small_trials_do_not_pass_for_results(capsys: pytest.CaptureFixture[str]) -> None:
