@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_dreamer import DREAMER_V3, Dreamer
-from sb3_dreamer.world_models import RSSM, MLPWorldModel, StandaloneWorldModel, VAEWorldModel, collect
+from sb3_dreamer.world_models import RSSM, ContextRSSM, MLPWorldModel, StandaloneWorldModel, VAEWorldModel, collect
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +54,21 @@ def test_models_alone_understand_the_pendulum(world_model_class: type[Standalone
     found = model.evaluate(test, horizons=(1, 10), likelihood_samples=0)
     assert found.mean("r2", 1) > 0.98 and found.get("reward", 1).r2 > 0.95
     assert found.mean("nrmse", 10) < 0.3 < found.mean("no_change_nrmse", 10)
+
+
+def test_a_context_remembers_which_button_pays() -> None:
+    """Who forgets with every episode cannot have more than 4.5, looking for it without a fault."""
+    task = "envs:MetaButtonsTrial-v0"
+    settings = dict(batch_length=32, batch_size=16, train_ratio=256, policy_kwargs=dict(world_model_class=ContextRSSM))
+    model = Dreamer("MultiInputPolicy", make_vec_env(task, 4, seed=0), **settings, seed=0, device="cpu").learn(2500)
+    env = make_vec_env(task, 60, seed=10_000)
+    obs, state, starts, returns = env.reset(), None, np.ones(60, dtype=bool), np.zeros((2, 60))
+    for step in range(12):
+        action, state = model.predict(obs, state, starts, deterministic=True)
+        obs, reward, starts, _ = env.step(action)
+        returns[step // 6] += reward
+    first, second = returns.mean(1)
+    assert first > 3.0 and second > 5.2
 
 
 def test_discrete_actions_learn_the_sequence() -> None:
