@@ -41,7 +41,7 @@ LEAVES = {
     "mbpo_beside_sac.py": ["results.csv", "summary.json", "curves.png"],
     "goals_in_four_rooms.py": ["director.zip"],
     "explore_without_reward.py": ["mountain_car.zip"],
-    "adapt_to_a_new_task.py": ["meta_pendulum.zip"],
+    "adapt_to_a_new_task.py": ["meta_buttons.zip"],
 }
 
 
