@@ -1,15 +1,17 @@
 """What agents collect where the button that pays must be found in a trial's first episode, and may be known in its second."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import meta_control
 import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
-from meta_control import Returns, Study, lines_of, returns_of_trials
-from meta_tasks import Line, Untold
+from meta_control import Returns, Study, returns_of_trials
+from meta_tasks import Untold
 
 from envs import MetaButtonsEnv, TrialWrapper
 from envs.meta_buttons import EPISODE_STEPS
@@ -78,21 +80,5 @@ class ButtonsStudy(Study):
         return {"no context": returns_of_trials(agent, self.tasks, self.plain)}
 
 
-GROUPS: dict[str, Callable[[ButtonsStudy], dict[str, Returns]]] = {
-    "memoryless": ButtonsStudy.memoryless,
-    "recurrent": ButtonsStudy.recurrent,
-    "context": ButtonsStudy.context,
-    "told": ButtonsStudy.told,
-    "rl_squared": ButtonsStudy.rl_squared,
-}
-"""Methods by the agent that they share."""
-
-
-def run(group: str, seed: int, scale: float) -> list[Line]:
-    """
-    :param group: one of ``GROUPS``
-    :param seed: of everything
-    :param scale: of all numbers of steps, updates and tasks
-    :return: lines of its methods: returns of a task, means over the trials
-    """
-    return lines_of(ButtonsStudy(seed, scale), GROUPS[group])
+GROUPS = tuple(group for group in meta_control.GROUPS if group != "optimum")  # which is that of who is told
+run = partial(meta_control.run, kind=ButtonsStudy)

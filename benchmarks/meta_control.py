@@ -121,32 +121,22 @@ class Study:
         return {"optimum": np.stack(found)}
 
 
-GROUPS: dict[str, Callable[[Any], dict[str, Returns]]] = {
-    "memoryless": Study.memoryless,
-    "recurrent": Study.recurrent,
-    "context": Study.context,
-    "told": Study.told,
-    "rl_squared": Study.rl_squared,
-    "optimum": Study.optimum,
-}
-"""Methods by the agent that they share."""
+GROUPS = ("memoryless", "recurrent", "context", "told", "rl_squared", "optimum")
+"""Methods of a study by the agent that they share."""
 
 
-def run(group: str, seed: int, scale: float) -> list[Line]:
+def run(group: str, seed: int, scale: float, kind: type[Study] = Study) -> list[Line]:
     """
     :param group: one of ``GROUPS``
     :param seed: of everything
     :param scale: of all numbers of steps, updates and tasks
+    :param kind: of study
     :return: lines of its methods: returns of a task, means over the trials
     """
-    return lines_of(Study(seed, scale), GROUPS[group])
-
-
-def lines_of(study: Study, methods: Callable[[Any], dict[str, Returns]]) -> list[Line]:
-    """:return: of a study's methods, a line a method and task"""
+    study = kind(seed, scale)
     return [
-        dict(seed=study.seed, method=name, tasks=task.where, task=task.number, first_return=first, second_return=second)
-        for name, returns in methods(study).items()
+        dict(seed=seed, method=name, tasks=task.where, task=task.number, first_return=first, second_return=second)
+        for name, returns in getattr(study, group)().items()
         for task, (first, second) in zip(study.tasks, returns.mean(1), strict=True)
     ]
 
