@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_dreamer.behaviour.exploring import Explorer, ExploringPolicy
-from sb3_dreamer.behaviour.networks import Actor, track_range
+from sb3_dreamer.behaviour.networks import track_range
 from sb3_dreamer.behaviour.policy import Exploration
 from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
@@ -158,15 +158,8 @@ class DreamerPolicy(ExploringPolicy):
 
     # ---- acting
 
-    def acting_actor(self, evaluation: bool) -> Actor:
-        """
-        :param evaluation: for :meth:`predict`, not for collecting data
-        :return: the actor that chooses actions, but where the explorer collects
-        """
-        return self.average_actor if evaluation and self._averaged else self.actor
-
     def choose_action(self, state: LatentState, deterministic: bool, evaluation: bool) -> th.Tensor:
-        actor = self.acting_actor(evaluation)
+        actor = self.average_actor if evaluation and self._averaged else self.actor
         policy = actor(state.feat)
         if deterministic:
             return policy.mode
