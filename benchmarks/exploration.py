@@ -71,12 +71,20 @@ MAZE = (
     "director, state entropy",
     "director, an actor explores",
 )
-# What a reward that is met once in ten thousand steps asks for: to be replayed, and to be wanted; and fewer updates a step.
-RARE_REWARD = dict(prioritized_replay=0.5, extrinsic_coef=3.0, train_ratio=128)
+# What a reward that is met once in ten thousand steps asks for: to be replayed, to be wanted, and not to outweigh, in the
+# model's loss, all else that it learns; and larger batches for the model, fewer of them a step (chosen on seed 101).
+RARE_REWARD: dict[str, Any] = dict(
+    prioritized_replay=0.5,
+    extrinsic_coef=3.0,
+    policy_kwargs=dict(world_model_kwargs=dict(reward_scale=0.1)),
+    batch_size=128,
+    batch_length=8,
+    train_ratio=512,
+)
 TASKS = {
     "MountainCarContinuous": Task("MountainCarContinuous-v0", _car, 5000, 1000, 90.0),
     "ContinuousPendulumSparse": Task("envs:ContinuousPendulumSparse-v0", _pendulum, 20_000, 1000, 100.0),
-    "FourRooms": Task("envs:FourRooms-v0", _maze, 40_000, 2500, 0.8, MAZE, 50, RARE_REWARD),
+    "FourRooms": Task("envs:FourRooms-v0", _maze, 60_000, 2500, 0.8, MAZE, 50, RARE_REWARD),
 }
 # Chosen on other seeds: more weight on novelty, goals that differ less, and a worker that goes beyond them.
 DIRECTOR: dict[str, Any] = dict(intrinsic_coef=1.0, manager_entropy=0.25, actor_learning_rate=2e-3, worker_intrinsic_coef=0.5)
@@ -214,8 +222,8 @@ def table(name: str, out: Path) -> str:
     common = min((int(run[-1]["timesteps"]) for own in runs.values() for run in own.values()), default=0)
     rows = [
         f"| {name} | seeds | cells of {CELLS**2}, median, after {task.every:,} steps | after {common:,} | at the end (steps) "
-        f"| best evaluation of each seed | steps to {task.threshold:g} | CPU seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| best evaluation of each seed | steps to {task.threshold:g} | mean evaluation from there on | CPU seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for method in (method for method in METHODS if method in runs):
         own = list(runs[method].values())
@@ -223,14 +231,17 @@ def table(name: str, out: Path) -> str:
             f"{statistics.median(int(line['cells']) for run in own for line in run if int(line['timesteps']) == mark):g}"
             for mark in (task.every, common)
         ]
-        best, solved = [], []
+        best, solved, since = [], [], []
         for run in own:
             judged = [(int(line["timesteps"]), float(line["eval_return"])) for line in run if line["eval_return"]]
-            there = [step for step, found in judged if found >= task.threshold]
-            best.append(number(max(found for _, found in judged), 2 if task.threshold < 10 else 0) if judged else "-")
-            solved.append(number(there[0] if there else None) if judged else "-")
+            there = [i for i, (_, found) in enumerate(judged) if found >= task.threshold]
+            digits = 2 if task.threshold < 10 else 0
+            best.append(number(max(found for _, found in judged), digits) if judged else "-")
+            solved.append(number(judged[there[0]][0] if there else None) if judged else "-")
+            since.append(number(statistics.mean(found for _, found in judged[there[0] :]), digits) if there else "-")
         end, last, cpu = (statistics.median(float(run[-1][c]) for run in own) for c in ("timesteps", "cells", "cpu_seconds"))
-        columns = [method, str(len(own)), *cells, f"{last:g} ({end:,.0f})", ", ".join(best), ", ".join(solved), f"{cpu:.0f}"]
+        of_seeds = [", ".join(column) for column in (best, solved, since)]
+        columns = [method, str(len(own)), *cells, f"{last:g} ({end:,.0f})", *of_seeds, f"{cpu:.0f}"]
         rows.append("| " + " | ".join(columns) + " |")
     return "\n".join(rows)
 
