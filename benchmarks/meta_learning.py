@@ -107,7 +107,7 @@ def means_table(lines: Sequence[Line]) -> str:
 def ways_table(lines: Sequence[Line]) -> str:
     """
     :param lines: of agents
-    :return: Markdown: in the second episode, how far from one of ``WAYS`` to the other, over the seeds that all three have
+    :return: Markdown: in the second episode, how far from one of ``WAYS`` to the other
     """
     rows = ["| tasks | method | " + " | ".join(f"{a} = 0, {b} = 1" for a, b in WAYS) + " |", "|" + "---|" * (2 + len(WAYS))]
     for where in dict.fromkeys(line["tasks"] for line in lines):
@@ -115,10 +115,9 @@ def ways_table(lines: Sequence[Line]) -> str:
         for method, own in table.items():
             cells = []
             for bottom, top in WAYS:
-                three = [own, table.get(bottom, {}), table.get(top, {})]
-                seeds = [seed for seed in own if all(seed in values for values in three)]  # whose tasks are the same
-                asked = seeds and method not in (bottom, top)
-                cells.append(_cell(interval(share, *([v[s] for s in seeds] for v in three))) if asked else "")
+                asked = bottom in table and top in table and method not in (bottom, top)
+                three = [list(values.values()) for values in (own, table[bottom], table[top])] if asked else []
+                cells.append(_cell(interval(share, *three)) if asked else "")
             rows.append(f"| {where} | {method} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -127,10 +126,15 @@ def recorded(out: Path, part: str) -> list[Line]:
     """
     :param out: folder of the results
     :param part: of ``PARTS``
-    :return: all lines there, group by group
+    :return: all lines there, group by group, of the seeds that all methods have: each seed has tasks of its own
     """
     paths = [path for group in PARTS[part].GROUPS for path in sorted((out / part).glob(f"{group}-seed*.csv"))]
-    return [line for path in paths for line in read_csv(path)]
+    lines = [line for path in paths for line in read_csv(path)]
+    seeds: dict[str, set[str]] = {}
+    for line in lines:
+        seeds.setdefault(line["method"], set()).add(line["seed"])
+    common = set.intersection(*seeds.values()) if seeds else set()
+    return [line for line in lines if line["seed"] in common]
 
 
 def draw(out: Path) -> None:

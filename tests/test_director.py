@@ -16,7 +16,7 @@ from sb3_dreamer.common.callbacks import looking
 from sb3_dreamer.common.goals_callback import GoalCallback
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.director.losses import max_cosine, step_weights, worker_returns
-from sb3_dreamer.world_models import MLPWorldModel
+from sb3_dreamer.world_models import ContextRSSM, MLPWorldModel
 
 OBS = np.random.default_rng(0).normal(size=(12, 3, 3)).astype(np.float32)  # 12 steps of 3 environments
 CODE, CLOCK = 2, 3
@@ -337,6 +337,7 @@ def test_pretraining_is_for_model_and_goals_alone() -> None:
         (dict(intrinsic_coef=-1), "intrinsic_coef must be at least 0, got -1"),
         (dict(explorer_share=1.5), "explorer_share must be a number, from 0 to 1, got 1.5"),
         (dict(policy_kwargs=dict(world_model_class=MLPWorldModel)), "world_model_class must be .* RSSM, got"),
+        (dict(policy_kwargs=dict(world_model_class=ContextRSSM)), "world_model_class=ContextRSSM has a context"),
         (dict(policy_kwargs=dict(goal_steps=4)), "policy_kwargs must not hold goal_steps"),
         (dict(policy_kwargs=dict(goal_kwargs=dict(code=(8, 1)))), r"code must be two whole numbers.*got \(8, 1\)"),
     ],

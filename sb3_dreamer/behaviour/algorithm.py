@@ -100,7 +100,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
 
     def _setup_model(self) -> None:
         if self.batch_length is None:
-            self.batch_length = 8 if isinstance(self.action_space, spaces.Box) else 32
+            usual = 8 if isinstance(self.action_space, spaces.Box) else 32
+            self.batch_length = getattr(self.policy_kwargs.get("world_model_class"), "usual_window", None) or usual
         check_numbers(self, whole=("batch_length",), minimum=1)
         if self.batch_size is None:
             self.batch_size = max(1, ROWS // self.batch_length)

@@ -28,6 +28,8 @@ class WorldModel(nn.Module, ABC):
     """Arguments that suit small tasks, over the constructor's defaults, which are the published ones."""
     learns_from_sequences: ClassVar[bool] = True
     """Whether :meth:`loss` on replayed windows is all that it learns from; else it is fitted to single steps."""
+    usual_window: ClassVar[int | None] = None
+    """Rows a window, where an algorithm is told none; None for what it takes by itself."""
     shares_randomness: ClassVar[bool] = False
     """Whether :meth:`imagine` heeds a :class:`~sb3_dreamer.common.math.SharedGenerator`: who overrides that must do so too."""
     deter_size: int

@@ -233,6 +233,23 @@ def _load_class(path: str) -> type[BaseAlgorithm]:
     return found
 
 
+def _class_by_name(key: str, value: Any) -> Any:
+    """
+    :param key: of ``policy_kwargs``
+    :param value: its value
+    :return: the class, where the value is the name of one and the key asks for one; else the same
+    """
+    if not (isinstance(value, str) and (key.endswith("_class") or key == "activation_fn")):
+        return value
+    path = value if ":" in value else ":".join(value.rpartition(".")[::2])
+    try:
+        return _look_up(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ComparisonError(
+            f"policy_kwargs: cannot load {key}={value!r}: {error}. Classes are named 'package.Class'."
+        ) from error
+
+
 def default_settings(name: str) -> dict[str, Any]:
     """
     What an algorithm does where it is told nothing: recorded with every run, as defaults change between versions.
@@ -283,7 +300,8 @@ def hyperparameters(
     :param name: the algorithm
     :param env_name: the environment's id, without a module
     :param total_timesteps: length of the run, in environment steps
-    :param overrides: settings that win over the tuned ones (``policy_kwargs`` is merged, everything else replaced)
+    :param overrides: settings that win over the tuned ones (``policy_kwargs`` is merged, everything else replaced);
+        classes in ``policy_kwargs`` may be named, as on a command line: ``"torch.optim.RMSprop"``
     :return: constructor arguments and ``RUNNER_SETTINGS``
     """
     overrides = dict(overrides or {})
@@ -306,5 +324,6 @@ def hyperparameters(
         if key not in allowed and not others:
             raise ComparisonError(f"{name} has no hyperparameter {key!r}. It has: {', '.join(sorted(set(allowed)))}.")
     if isinstance(overrides.get("policy_kwargs"), dict):
-        overrides["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), **overrides["policy_kwargs"]}
+        given = {key: _class_by_name(key, value) for key, value in overrides["policy_kwargs"].items()}
+        overrides["policy_kwargs"] = {**(settings.get("policy_kwargs") or {}), **given}
     return {**settings, **overrides}

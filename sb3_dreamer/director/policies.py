@@ -20,7 +20,7 @@ from sb3_dreamer.behaviour.policy import Exploration
 from sb3_dreamer.common.averaging import Followers, frozen_copy
 from sb3_dreamer.common.recurrent_policy import PicturePolicy
 from sb3_dreamer.common.types import LatentState
-from sb3_dreamer.world_models import RSSM, ModelSize
+from sb3_dreamer.world_models import RSSM, ContextRSSM, ModelSize
 
 
 class DirectorPolicy(ExploringPolicy):
@@ -39,7 +39,8 @@ class DirectorPolicy(ExploringPolicy):
     :param explores_without_goals: whether an actor that follows no goals explores
     :param size: widths and depths: a name of :data:`~sb3_dreamer.world_models.SIZES` or a ModelSize
     :param latent: ``"categorical"`` or ``"gaussian"``; None for the latter
-    :param world_model_class: an :class:`~sb3_dreamer.world_models.RSSM`, whose deterministic states goals are
+    :param world_model_class: an :class:`~sb3_dreamer.world_models.RSSM`, whose deterministic states goals are; none with a
+        context, which no worker can bring about
     :param world_model_kwargs: its arguments, over its ``small_task_kwargs``
     :param features_extractor_class: an SB3 features extractor as the world model's encoder; None for the model's own
     :param features_extractor_kwargs: its arguments
@@ -52,6 +53,7 @@ class DirectorPolicy(ExploringPolicy):
     :param compile: compile the unrolls of the world model with ``torch.compile``
     :param optimizer_class: optimizer of all networks
     :param optimizer_kwargs: its arguments, but the learning rate
+    :raises ValueError: an argument that there is not, or the world model has a context
     """
 
     world_model: RSSM
@@ -105,6 +107,11 @@ class DirectorPolicy(ExploringPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
+        if isinstance(world_model_class, type) and issubclass(world_model_class, ContextRSSM):
+            raise ValueError(
+                f"world_model_class={world_model_class.__name__} has a context, which would be a part of Director's goals "
+                "that no worker can bring about: use an RSSM here, or Dreamer with a context."
+            )
         self._set_precision(precision, compile)
         self.goal_steps = int(goal_steps)
         self.world_model = self._make_world_model(  # type: ignore[assignment]  # it must be one, says the last argument

@@ -40,7 +40,8 @@ class Dreamer(BehaviourLosses):
         need more to fill one window each
     :param batch_size: windows a batch; None for as many as make 256 rows
     :param batch_length: rows a window, which bounds over how many steps the model can learn to remember; None for 8 with
-        continuous actions, whose updates cost more (they go back through what is imagined), and 32 with discrete ones
+        continuous actions, whose updates cost more (they go back through what is imagined), 32 with discrete ones, and 48
+        for a :class:`~sb3_dreamer.world_models.ContextRSSM`
     :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
     :param train_ratio_decay: share of ``train_ratio`` that remains in a long run, where a new step tells less: after
         ``train_ratio_steps`` the ratio falls in inverse proportion to the steps, down to this; 1 for a constant ratio

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -52,6 +52,8 @@ class ContextRSSM(RSSM):
     :param kwargs: see :class:`RSSM`; but there can be no ``encoder`` of one's own
     :raises ValueError: the observation does not tell of trials
     """
+
+    usual_window: ClassVar[int | None] = 48  # most of which should reach beyond an episode, if episodes are short
 
     def __init__(
         self,

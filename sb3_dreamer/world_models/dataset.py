@@ -209,7 +209,8 @@ class EpisodeDataset:
 
 class EpisodeRecorder:
     """
-    Puts rows of several streams together as whole episodes, in the order in which they end.
+    Puts rows of several streams together as whole episodes: a stream's in their order, one stream after the other, so that
+    the episodes of a trial stay together.
 
     :param observation_space: of the environment
     :param action_space: of the environment
@@ -221,7 +222,7 @@ class EpisodeRecorder:
         ActionCodec(action_space)
         self.observation_space, self.action_space = observation_space, action_space
         self._open: dict[int, list[tuple[Any, Any, float]]] = {}
-        self._episodes: list[tuple[list[tuple[Any, Any, float]], bool]] = []
+        self._episodes: dict[int, list[tuple[list[tuple[Any, Any, float]], bool]]] = {}  # of each stream
 
     def start(self, stream: int, obs: Any) -> None:
         """
@@ -232,7 +233,8 @@ class EpisodeRecorder:
         """
         unfinished = self._open.pop(stream, [])
         if len(unfinished) > 1:
-            self._episodes.append((unfinished, False))
+            self._episodes[stream].append((unfinished, False))
+        self._episodes.setdefault(stream, [])
         self._open[stream] = [(_copy(obs), None, 0.0)]
 
     def step(self, stream: int, action: Any, obs: Any, reward: float, terminated: bool, truncated: bool) -> None:
@@ -248,12 +250,14 @@ class EpisodeRecorder:
         rows[-1] = (rows[-1][0], np.array(action), rows[-1][2])
         rows.append((_copy(obs), None, float(reward)))
         if terminated or truncated:
-            self._episodes.append((self._open.pop(stream), bool(terminated)))
+            self._episodes[stream].append((self._open.pop(stream), bool(terminated)))
 
     def dataset(self) -> EpisodeDataset:
         """:return: all episodes; those that have not ended are cut off where they are, as by truncation"""
-        unfinished = [(rows, False) for rows in self._open.values() if len(rows) > 1]
-        episodes = [*self._episodes, *unfinished]
+        episodes = []
+        for stream, ended in self._episodes.items():
+            unfinished = self._open.get(stream, [])
+            episodes += [*ended, (unfinished, False)] if len(unfinished) > 1 else ended
         if not episodes:
             raise ValueError("There is no episode of at least one step: collect more steps.")
         parts = dict(self.observation_space.spaces) if isinstance(self.observation_space, spaces.Dict) else None

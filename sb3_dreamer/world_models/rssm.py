@@ -259,7 +259,7 @@ class RSSM(StandaloneWorldModel):
         :param deter: a deterministic state, ``(..., D)``
         :return: with it, the mode of the prior there
         """
-        return LatentState(deter, self.latents.mode(self.prior_net(deter)))
+        return LatentState(deter, self.latents.mode(self._prior_params(deter)))
 
     # ---- predictions
 

@@ -249,22 +249,23 @@ def test_exploration_counts_cells_and_says_who_got_there(tmp_path: Path, monkeyp
             ("dreamer", 0, 2000, 80, 4.0),
             ("plan2explore, task", 0, 1000, 200, 30.0),
             ("plan2explore, task", 0, 2000, 300, 120.0),
+            ("plan2explore, task", 0, 3000, 300, 90.0),
         )
     ]
     columns = ["method", "seed", "timesteps", "cells", "first_reward", "eval_return", "cpu_seconds"]
     write_csv(tmp_path / "ContinuousPendulumSparse.csv", columns, lines)
     rows = exploration.table("ContinuousPendulumSparse", tmp_path).splitlines()[2:]
     assert rows == [
-        "| random | 1 | 50 | 50 | 50 (1,000) | - | - | 1 |",
-        "| dreamer | 1 | 60 | 60 | 80 (2,000) | 4 | never | 1 |",
-        "| plan2explore, task | 1 | 200 | 200 | 300 (2,000) | 120 | 2,000 | 1 |",
+        "| random | 1 | 50 | 50 | 50 (1,000) | - | - | - | 1 |",
+        "| dreamer | 1 | 60 | 60 | 80 (2,000) | 4 | never | - | 1 |",
+        "| plan2explore, task | 1 | 200 | 200 | 300 (3,000) | 120 | 2,000 | 105 | 1 |",
     ]
     drawn = []
     monkeypatch.setattr(exploration.Figure, "savefig", lambda figure, path, **kwargs: (drawn.append(figure), path.touch()))
     exploration.draw("ContinuousPendulumSparse", tmp_path)
     cells, judged = drawn[0].axes
-    assert [list(line.get_ydata()) for line in cells.lines] == [[50], [60, 80], [200, 300]]
-    assert [list(line.get_ydata()) for line in judged.lines[:2]] == [[3.0, 4.0], [30.0, 120.0]]  # chance is not judged
+    assert [list(line.get_ydata()) for line in cells.lines] == [[50], [60, 80], [200, 300, 300]]
+    assert [list(line.get_ydata()) for line in judged.lines[:2]] == [[3.0, 4.0], [30.0, 120.0, 90.0]]  # chance is not judged
     assert judged.lines[1].get_color() == cells.lines[2].get_color() != cells.lines[1].get_color()
 
 

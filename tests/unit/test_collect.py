@@ -183,8 +183,9 @@ def test_environments_side_by_side() -> None:
     # first     .    end    .    end    (8 steps: done)
     # second    .     .    end    .     .    end
     first, second = notes[0].episodes, notes[1].episodes
-    assert_is(data, [first[0], {**second[0], "terminated": False}, first[1], {**second[1], "terminated": False}])
-    assert data.is_terminal[data.is_last].tolist() == [1, 0, 1, 0]
+    second = [{**episode, "terminated": False} for episode in second]
+    assert_is(data, [first[0], first[1], second[0], second[1]])  # one environment after the other
+    assert data.is_terminal[data.is_last].tolist() == [1, 1, 0, 0]
     assert [given[2].tolist() for given in policy.given] == [[1, 1], [0, 0], [1, 0], [0, 1], [1, 0], [0, 0]]
     assert np.allclose(policy.given[4][1][0], [2, 1])
     # dictionaries and choices, by random actions of a seed

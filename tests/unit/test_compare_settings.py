@@ -29,7 +29,7 @@ from sb3_dreamer.compare.records import (
     write_atomically,
 )
 from sb3_dreamer.compare.runner import build_model, policy_name
-from sb3_dreamer.world_models import RSSM
+from sb3_dreamer.world_models import RSSM, ContextRSSM
 
 
 def spec(out: Path = Path("out"), **changes: object) -> RunSpec:
@@ -87,6 +87,20 @@ def test_overrides_win_and_policy_kwargs_merge() -> None:
     assert result["batch_size"] == 32 and result["learning_rate"] == 1e-3
     assert result["policy_kwargs"] == {"net_arch": [64, 64], "log_std_init": -2}
     assert settings.TUNED["sac"]["pendulum"]["policy_kwargs"] == {"net_arch": [64, 64]}  # the table stays as it was
+
+
+@pytest.mark.parametrize("name", ["sb3_dreamer.world_models.ContextRSSM", "sb3_dreamer.world_models:ContextRSSM"])
+def test_classes_may_be_named_as_on_a_command_line(name: str) -> None:
+    given = {"policy_kwargs": {"world_model_class": name, "size": "toy"}}
+    result = settings.hyperparameters("dreamer", "Pendulum-v1", 5000, given)
+    assert result["policy_kwargs"]["world_model_class"] is ContextRSSM and result["policy_kwargs"]["size"] == "toy"
+    assert given["policy_kwargs"]["world_model_class"] == name  # what was asked for stays as it was
+
+
+@pytest.mark.parametrize("name", ["ContextRSSM", "sb3_dreamer.world_models.Context", "no.such.Class"])
+def test_a_class_that_there_is_not(name: str) -> None:
+    with pytest.raises(ComparisonError, match=f"cannot load world_model_class='{name}'"):
+        settings.hyperparameters("dreamer", "Pendulum-v1", 5000, {"policy_kwargs": {"world_model_class": name}})
 
 
 @pytest.mark.parametrize(("key", "message"), [("batchsize", "It has: .*batch_size"), ("seed", "set by the comparison")])

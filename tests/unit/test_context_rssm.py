@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_dreamer.common.preprocessing import ObservationKey
 from sb3_dreamer.common.types import LatentState, SequenceBatch
@@ -150,6 +151,8 @@ def test_a_dream_holds_the_context_and_predictions_do_not_read_it() -> None:
     for name, part in model.decode(start).items():
         assert th.equal(part, model.decode(other)[name])
     assert th.equal(model.predict_discount(start), model.predict_discount(other))
+    for name, part in model.decode(model.expected_state(start.deter)).items():
+        assert th.equal(part, model.decode(model.expected_state(other.deter))[name])
     ahead, other_ahead = (model.imagine(th.zeros(3, 1, 2), state, 1, deterministic=True).states for state in (start, other))
     assert not th.allclose(ahead.deter[:, 1, :16], other_ahead.deter[:, 1, :16], atol=1e-4)  # but the dynamics do
 
@@ -221,7 +224,12 @@ def test_splitting_episodes_keeps_trials_whole() -> None:
 
     import envs
 
-    data = collect(envs.TrialWrapper(TimeLimit(envs.MetaPendulumEnv(), 3), episodes=3), None, 3 * 3 * 6, seed=0)
+    def make_env() -> gym.Env:
+        return envs.TrialWrapper(TimeLimit(envs.MetaPendulumEnv(), 3), episodes=3)
+
+    aside = collect(DummyVecEnv([make_env] * 2), None, 3 * 3 * 4, seed=0)
+    assert aside.observations["trial"][aside.is_first][:, 0].tolist() == [1, 0, 0] * 4  # each environment's in order
+    data = collect(make_env(), None, 3 * 3 * 6, seed=0)
     assert data.n_episodes == 18
     for part, expected in zip(data.split(0.3, seed=1), (12, 6), strict=True):
         bits = part.observations["trial"][part.is_first]

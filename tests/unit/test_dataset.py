@@ -68,7 +68,7 @@ def assert_same(first: EpisodeDataset, second: EpisodeDataset) -> None:
         assert one.dtype == other.dtype and np.array_equal(one, other)
 
 
-def test_recorded_streams_become_whole_episodes_in_the_order_in_which_they_end() -> None:
+def test_recorded_streams_become_whole_episodes_one_stream_after_the_other() -> None:
     recorder = EpisodeRecorder(BOX, ACTION)
     recorder.start(7, np.array([0.0, 0.0]))
     recorder.start(3, np.array([5.0, 0.0]))
@@ -79,15 +79,15 @@ def test_recorded_streams_become_whole_episodes_in_the_order_in_which_they_end()
     recorder.step(3, [0.6], np.array([6.0, 1.0]), 60.0, False, False)
     recorder.start(7, np.array([9.0, 0.0]))  # nothing is known of this one
     data = recorder.dataset()
-    assert data.observations["obs"].tolist() == [[5, 0], [5, 1], [0, 0], [0, 1], [0, 2], [6, 0], [6, 1]]
-    assert np.allclose(data.actions[:, 0], [0.5, 0, 0.1, 0.2, 0, 0.6, 0])
-    assert data.rewards.tolist() == [0, 50, 0, 10, 20, 0, 60]
-    assert data.is_first.tolist() == [1, 0, 1, 0, 0, 1, 0]
-    assert data.is_last.tolist() == [0, 1, 0, 0, 1, 0, 1]
-    assert data.is_terminal.tolist() == [0, 0, 0, 0, 1, 0, 0]  # truncated, terminated, cut off
+    assert data.observations["obs"].tolist() == [[0, 0], [0, 1], [0, 2], [5, 0], [5, 1], [6, 0], [6, 1]]
+    assert np.allclose(data.actions[:, 0], [0.1, 0.2, 0, 0.5, 0, 0.6, 0])
+    assert data.rewards.tolist() == [0, 10, 20, 0, 50, 0, 60]
+    assert data.is_first.tolist() == [1, 0, 0, 1, 0, 1, 0]
+    assert data.is_last.tolist() == [0, 0, 1, 0, 1, 0, 1]
+    assert data.is_terminal.tolist() == [0, 0, 1, 0, 0, 0, 0]  # terminated, truncated, cut off
     assert (len(data), data.n_steps, data.n_episodes) == (7, 4, 3)
-    assert data.bounds().tolist() == [[0, 2], [2, 5], [5, 7]]
-    assert data.episode_returns().tolist() == [50, 30, 60]
+    assert data.bounds().tolist() == [[0, 3], [3, 5], [5, 7]]
+    assert data.episode_returns().tolist() == [30, 50, 60]
 
 
 def test_an_episode_that_is_started_anew_is_cut_off_where_it_is() -> None:

@@ -115,7 +115,7 @@ def test_tables_join_the_groups(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "control" / "told-seed2.csv").write_text(lines)
     meta.main(["--table-only", "--out", str(tmp_path)])
     partial = capsys.readouterr().out  # one seed is left that all three have
-    assert "| inside | context | 0.8 (0.8 to 0.8) |" in partial and "| inside | told | 2 | -500" in partial
+    assert "| inside | context | 0.8 (0.8 to 0.8) |" in partial and "| inside | told | 1 | -500" in partial
     assert "| inside | context | 2 | -500 (-500 to -500) | -319" in shown
     assert "| inside | context | 0.8 (0.8 to 0.8) |" in shown and "prediction" not in shown
     assert (tmp_path / "meta_learning.png").read_bytes().startswith(b"\x89PNG")
@@ -196,6 +196,16 @@ def test_a_study_of_buttons_runs(tmp_path: Path) -> None:
     (line,) = meta.recorded(tmp_path, "buttons")
     assert (line["method"], line["tasks"], line["task"]) == ("memoryless", "buttons", "0")
     assert 0 <= float(line["first_return"]) <= 6 and (tmp_path / "meta_learning.png").exists()
+
+
+def test_methods_are_put_side_by_side_on_the_same_seeds(tmp_path: Path) -> None:
+    (tmp_path / "buttons").mkdir()
+    for group, seeds in (("context", (0, 1)), ("told", (1, 2))):
+        for seed in seeds:
+            text = f"seed,method,tasks,task,first_return,second_return\n{seed},{group},buttons,0,1.0,{seed}.0\n"
+            (tmp_path / "buttons" / f"{group}-seed{seed}.csv").write_text(text)
+    lines = module("meta_learning").recorded(tmp_path, "buttons")
+    assert [(line["method"], line["seed"]) for line in lines] == [("context", "1"), ("told", "1")]
 
 
 def test_small_trials_do_not_pass_for_results(capsys: pytest.CaptureFixture[str]) -> None:
