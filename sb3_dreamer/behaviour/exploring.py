@@ -195,8 +195,8 @@ class ExploringAlgorithm(ActorLearning):
         Returns of curiosity beside those of the task, each in units of its own range (Plan2Explore, Sekar et al. 2020,
         https://arxiv.org/abs/2005.05960, where it is the disagreement of predictions). Curiosity does not end with the
         episode, or it would keep away from whatever ends it, be it the goal (Burda et al. 2018,
-        https://arxiv.org/abs/1810.12894, section 2.3). There it goes on in the next episode; a dream has none, and goes on where
-        the model was never taught anything: what comes after an end may look more novel than it is.
+        https://arxiv.org/abs/1810.12894, section 2.3). There it goes on in the next episode; a dream has none, and goes on
+        where the model was never taught anything: what comes after an end may look more novel than it is.
 
         :param explorer: says what is worth exploring
         :param rollout: N dreams of H steps
