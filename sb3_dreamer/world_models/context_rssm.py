@@ -53,7 +53,7 @@ class ContextRSSM(RSSM):
     :raises ValueError: the observation does not tell of trials
     """
 
-    usual_window: ClassVar[int | None] = 48  # most of which should reach beyond an episode, if episodes are short
+    usual_window: ClassVar[int | None] = 48  # long enough to reach from one episode into the next, where these are short
 
     def __init__(
         self,
