@@ -55,7 +55,7 @@ def test_rows_without_a_step(count: int) -> None:
 
 
 def recorded() -> EpisodeDataset:
-    """Of two streams whose steps alternate; the observation counts (episode, step), the action says which step it is for."""
+    """Of two streams whose steps alternate, and a third; the observation counts (episode, step), the action says which step it is for."""
     recorder = EpisodeRecorder(BOX, ACTION)
     for stream in (0, 1):
         recorder.start(stream, np.array([stream, 0], dtype=np.float32))
@@ -63,8 +63,8 @@ def recorded() -> EpisodeDataset:
         for stream in (0, 1):
             obs, action = np.array([stream, t], dtype=np.float32), np.array([stream + t / 10], dtype=np.float32)
             recorder.step(stream, action, obs, 10 * stream + t, stream == 0 and t == 3, stream == 1 and t == 3)
-    recorder.start(0, np.array([2, 0], dtype=np.float32))
-    recorder.step(0, np.array([2.0], dtype=np.float32), np.array([2, 1], dtype=np.float32), 50.0, False, False)
+    recorder.start(2, np.array([2, 0], dtype=np.float32))
+    recorder.step(2, np.array([2.0], dtype=np.float32), np.array([2, 1], dtype=np.float32), 50.0, False, False)
     return recorder.dataset()
 
 
