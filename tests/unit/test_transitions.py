@@ -55,7 +55,10 @@ def test_rows_without_a_step(count: int) -> None:
 
 
 def recorded() -> EpisodeDataset:
-    """Of two streams whose steps alternate, and a third; the observation counts (episode, step), the action says which step it is for."""
+    """
+    Of two streams whose steps alternate, and a third; the observation counts (episode, step), the action says which step it is
+    for.
+    """
     recorder = EpisodeRecorder(BOX, ACTION)
     for stream in (0, 1):
         recorder.start(stream, np.array([stream, 0], dtype=np.float32))
