@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -232,13 +233,13 @@ def table(name: str, out: Path) -> str:
             for mark in (task.every, common)
         ]
         best, solved, since = [], [], []
+        digits = 2 if task.threshold < 10 else 0
         for run in own:
             judged = [(int(line["timesteps"]), float(line["eval_return"])) for line in run if line["eval_return"]]
-            there = [i for i, (_, found) in enumerate(judged) if found >= task.threshold]
-            digits = 2 if task.threshold < 10 else 0
+            there = list(dropwhile(lambda mark: mark[1] < task.threshold, judged))
             best.append(number(max(found for _, found in judged), digits) if judged else "-")
-            solved.append(number(judged[there[0]][0] if there else None) if judged else "-")
-            since.append(number(statistics.mean(found for _, found in judged[there[0] :]), digits) if there else "-")
+            solved.append(number(there[0][0] if there else None) if judged else "-")
+            since.append(number(statistics.mean(found for _, found in there), digits) if there else "-")
         end, last, cpu = (statistics.median(float(run[-1][c]) for run in own) for c in ("timesteps", "cells", "cpu_seconds"))
         of_seeds = [", ".join(column) for column in (best, solved, since)]
         columns = [method, str(len(own)), *cells, f"{last:g} ({end:,.0f})", *of_seeds, f"{cpu:.0f}"]

@@ -115,9 +115,10 @@ def ways_table(lines: Sequence[Line]) -> str:
         for method, own in table.items():
             cells = []
             for bottom, top in WAYS:
-                asked = bottom in table and top in table and method not in (bottom, top)
-                three = [list(values.values()) for values in (own, table[bottom], table[top])] if asked else []
-                cells.append(_cell(interval(share, *three)) if asked else "")
+                cell = ""
+                if bottom in table and top in table and method not in (bottom, top):
+                    cell = _cell(interval(share, *(list(values.values()) for values in (own, table[bottom], table[top]))))
+                cells.append(cell)
             rows.append(f"| {where} | {method} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 

@@ -220,14 +220,23 @@ def load_algorithm(name: str) -> type[BaseAlgorithm]:
         raise ImportError(f"{name} comes from SB3-contrib, which is not installed: pip install sb3-contrib") from error
 
 
-def _load_class(path: str) -> type[BaseAlgorithm]:
+def _import(path: str, failure: str) -> Any:
+    """
+    :param path: ``"module:NAME"``, given by a user
+    :param failure: what to say of it if it cannot be loaded
+    :return: the object
+    """
     try:
-        found = _look_up(path)
+        return _look_up(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ComparisonError(
-            f"Cannot load the algorithm {path!r}: {error}. It is named 'package.module:Class', and each run, a process of its "
-            "own, must be able to import it."
+            f"{failure}: {error}. It is named 'package.module:Class', and each run, a process of its own, must be able to "
+            "import it."
         ) from error
+
+
+def _load_class(path: str) -> type[BaseAlgorithm]:
+    found = _import(path, f"Cannot load the algorithm {path!r}")
     if not (isinstance(found, type) and issubclass(found, BaseAlgorithm)):
         raise ComparisonError(f"{path!r} is {found!r}, not a subclass of Stable-Baselines3's BaseAlgorithm.")
     return found
@@ -242,12 +251,7 @@ def _class_by_name(key: str, value: Any) -> Any:
     if not (isinstance(value, str) and (key.endswith("_class") or key == "activation_fn")):
         return value
     path = value if ":" in value else ":".join(value.rpartition(".")[::2])
-    try:
-        return _look_up(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ComparisonError(
-            f"policy_kwargs: cannot load {key}={value!r}: {error}. Classes are named 'package.Class'."
-        ) from error
+    return _import(path, f"policy_kwargs: cannot load {key}={value!r}")
 
 
 def default_settings(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.noise import NormalActionNoise
@@ -95,6 +96,12 @@ def test_classes_may_be_named_as_on_a_command_line(name: str) -> None:
     result = settings.hyperparameters("dreamer", "Pendulum-v1", 5000, given)
     assert result["policy_kwargs"]["world_model_class"] is ContextRSSM and result["policy_kwargs"]["size"] == "toy"
     assert given["policy_kwargs"]["world_model_class"] == name  # what was asked for stays as it was
+
+
+def test_classes_of_sb3s_policies_may_be_named_too() -> None:
+    given = {"policy_kwargs": {"activation_fn": "torch.nn.ELU", "optimizer_class": "torch.optim.RMSprop"}}
+    result = settings.hyperparameters("ppo", "Pendulum-v1", 5000, given)["policy_kwargs"]
+    assert result["activation_fn"] is th.nn.ELU and result["optimizer_class"] is th.optim.RMSprop
 
 
 @pytest.mark.parametrize("name", ["ContextRSSM", "sb3_dreamer.world_models.Context", "no.such.Class"])
