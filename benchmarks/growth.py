@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from shared import read_csv, record_machine
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-from throughput import PICTURE, VECTOR, Silent
+from throughput import FILLED, PICTURE, STEPS_TIMED, VECTOR, Silent
 
 from sb3_dreamer import Dreamer
 from sb3_dreamer.common.bookkeeping import write_atomically
@@ -42,7 +42,6 @@ ROWS: dict[str, tuple[Any, str, list[int]]] = {
     "picture": (PICTURE, "CnnPolicy", [1_000, 10_000, 100_000]),
 }
 STEPS = 200_000
-STEPS_TIMED = 200
 
 
 def make(n_envs: int = 1, size: str = "toy", **kwargs: Any) -> Dreamer:
@@ -53,7 +52,7 @@ def make(n_envs: int = 1, size: str = "toy", **kwargs: Any) -> Dreamer:
     :return: a model on an environment that costs nothing
     """
     env = make_vec_env(lambda: Silent(VECTOR), n_envs)
-    return Dreamer("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=dict(size=size), **kwargs)
+    return Dreamer("MlpPolicy", env, seed=0, device="cpu", random_warmup=False, policy_kwargs=dict(size=size), **kwargs)
 
 
 def timed(functions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
@@ -77,7 +76,7 @@ def updates() -> list[dict[str, Any]]:
     for name, values in GRID.items():
         models = [make(**{name: value}, learning_starts=10**9, pretrain_updates=0) for value in values]
         for model in models:
-            model.learn(2_000)
+            model.learn(FILLED)
         update = timed([partial(model.train, 1) for model in models], 9)
         step = timed([partial(model.learn, STEPS_TIMED * model.n_envs, reset_num_timesteps=False) for model in models], 3)
         for value, seconds, of_steps in zip(values, update, step, strict=True):

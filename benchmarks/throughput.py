@@ -46,6 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
     "default": dict(default=True),
     "default, 64x64x3": dict(default=True, space=PICTURE),
 }
+FILLED, STEPS_TIMED = 1500, 200
+"""Rows in the replay; steps of the environment that are timed, without an update."""
 PLAN = Planner(method="cem", n_samples=200, n_iterations=5, horizon=15)
 
 
@@ -76,15 +78,15 @@ def make(case: dict[str, Any], device: str) -> Dreamer:
     policy = "CnnPolicy" if space is PICTURE else "MlpPolicy"
     settings: dict[str, Any] = {}
     if not case.get("default"):
-        settings = {**DREAMER_V3, "buffer_size": 5000, "batch_length": case["batch_length"], "random_warmup": True}
+        settings = {**DREAMER_V3, "buffer_size": 5000, "batch_length": case["batch_length"]}
         settings["policy_kwargs"] = {
             **DREAMER_V3["policy_kwargs"],
             "size": case["size"],
             "precision": case.get("precision", "fp32"),
         }
         settings["imagination_starts"] = case.get("imagination_starts")
-    settings.update(learning_starts=2000, pretrain_updates=0)
-    return Dreamer(policy, Silent(space), seed=0, device=device, **settings).learn(1500)
+    settings.update(learning_starts=FILLED + 2 * STEPS_TIMED, pretrain_updates=0, random_warmup=False)
+    return Dreamer(policy, Silent(space), seed=0, device=device, **settings).learn(FILLED)
 
 
 def measure(case: dict[str, Any], updates: int, device: str) -> dict[str, Any]:
@@ -92,10 +94,14 @@ def measure(case: dict[str, Any], updates: int, device: str) -> dict[str, Any]:
     :param case: an entry of ``CASES``
     :param updates: how many to time
     :param device: torch device
-    :return: seconds of an update (CPU and wall), floating point operations of its matrix products, milliseconds of acting
+    :return: seconds of an update (CPU and wall), floating point operations of its matrix products, milliseconds of acting and
+        of a step of the environment with all that belongs to it (acting, the replay, statistics), of which acting is a part
     """
     clock = _clock(device)
     model = make(case, device)
+    start = clock()
+    model.learn(STEPS_TIMED, reset_num_timesteps=False)
+    step_ms = (clock() - start) / STEPS_TIMED * 1e3
     with FlopCounterMode(display=False) as counter:
         model.train(1)
     model.train(2)
@@ -121,6 +127,7 @@ def measure(case: dict[str, Any], updates: int, device: str) -> dict[str, Any]:
         "gflop": counter.get_total_flops() / 1e9,
         "sampling_share": sampling / float(np.median(seconds if device == "cpu" else wall)),
         "acting_ms": {n: _acting(model, n, clock) for n in (1, 16)},
+        "step_ms": step_ms,
     }
 
 
@@ -188,14 +195,14 @@ def gemm_peak(device: str, precision: str = "fp32") -> float:
     """
     dtype = th.bfloat16 if precision == "bf16" else th.float32
     a, b = th.randn(8192, 512, device=device, dtype=dtype), th.randn(512, 256, device=device, dtype=dtype)
-    best = 0.0
+    clock, best = _clock(device), 0.0
     for _ in range(10):
         _wait(device)
-        start = time.perf_counter()
+        start = clock()
         for _ in range(5):
             a @ b
         _wait(device)
-        best = max(best, 5 * 2 * 8192 * 512 * 256 / (time.perf_counter() - start) / 1e9)
+        best = max(best, 5 * 2 * 8192 * 512 * 256 / (clock() - start) / 1e9)
     return best
 
 
@@ -251,7 +258,7 @@ def main() -> None:
     unit = "CPU s" if args.device == "cpu" else "s"
     print(
         f"| case | parameters | {unit} an update | updates/s | GFLOP | peak, GFLOP/s | share of it | sampling "
-        "| acting ms, 1 / 16 envs | memory, MB |\n|---|---|---|---|---|---|---|---|---|---|"
+        "| acting ms, 1 / 16 envs | a step, ms | memory, MB |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{args.device}.json"
@@ -263,7 +270,7 @@ def main() -> None:
         print(
             f"| {case} | {found['parameters']:,} | {1 / found['updates_per_second']:.3f} | {found['updates_per_second']:.2f} "
             f"| {found['gflop']:.1f} | {found['gemm_peak_gflops']:.0f} | {found['share_of_peak']:.0%} "
-            f"| {found['sampling_share']:.1%} | {acting} | {memory} |",
+            f"| {found['sampling_share']:.1%} | {acting} | {found['step_ms']:.2f} | {memory} |",
             flush=True,
         )
         write_json(path, record)

@@ -63,6 +63,11 @@ def make_norm(kind: Norm | None, size: int) -> nn.Module:
     raise ValueError(f"norm must be 'rms' or 'layer', got {kind!r}.")
 
 
+def _runs_on_cpu(x: th.Tensor) -> bool:
+    """:return: whether a CPU computes it now; what is compiled or exported is better written as torch's own operations"""
+    return x.device.type == "cpu" and not th.compiler.is_compiling() and not th.jit.is_tracing()
+
+
 class _RMSNormSiLU(th.autograd.Function):
     """
     ``silu(w x / sqrt(mean(x²) + eps))``, computed in float32, with as few passes over memory, and as little of it to keep
@@ -95,8 +100,7 @@ def norm_silu(norm: nn.Module, x: th.Tensor) -> th.Tensor:
     """
     if isinstance(norm, nn.LayerNorm) and x.dtype is th.float32:  # what small networks spend their time on
         return F.silu(th.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
-    ours = th.is_grad_enabled() and x.device.type == "cpu" and not th.compiler.is_compiling()
-    if isinstance(norm, nn.RMSNorm) and ours:
+    if isinstance(norm, nn.RMSNorm) and _runs_on_cpu(x):
         assert norm.eps is not None
         return _RMSNormSiLU.apply(x, norm.weight, norm.eps)
     return F.silu(norm(x.float())).to(x.dtype)
@@ -146,7 +150,7 @@ class MLP(nn.Module):
             x = norm_silu(norm, linear(x))
         if self.out is None:
             return x
-        if self.out_features < 64 or self.out_features % 2 == 0 or x.device.type != "cpu" or th.compiler.is_compiling():
+        if self.out_features < 64 or self.out_features % 2 == 0 or not _runs_on_cpu(x):
             return self.out(x)
         # on a CPU, an odd number of columns halves the speed of a large matrix product
         weight, bias = F.pad(self.out.weight, (0, 0, 0, 1)), F.pad(self.out.bias, (0, 1))

@@ -80,6 +80,7 @@ def test_learning_compiled_is_learning(task: str, gradient: str, monkeypatch: py
 
     expected, found = learn(False), learn(True)
     assert sorted(backend.calls) == ["_imagine", "loss"]
+    assert all(function._compiled and not function._failed for function in found._compiled.values())
     assert found._n_updates == expected._n_updates > 3
     for ours, theirs in zip(found.policy.parameters(), expected.policy.parameters(), strict=True):
         assert th.allclose(ours, theirs, atol=1e-6)
@@ -97,6 +98,7 @@ def test_a_director_learns_compiled_as_it_does_otherwise(monkeypatch: pytest.Mon
 
     expected, found = learn(False), learn(True)
     assert sorted(backend.calls) == ["_imagine", "loss"]
+    assert all(function._compiled and not function._failed for function in found._compiled.values())
     assert found._n_updates == expected._n_updates > 3
     for ours, theirs in zip(found.policy.parameters(), expected.policy.parameters(), strict=True):
         assert th.allclose(ours, theirs, atol=1e-6)

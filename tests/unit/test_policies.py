@@ -69,3 +69,19 @@ def test_stateless_prediction_as_sb3_has_it() -> None:
     policy = make_policy()
     obs = np.zeros((4, 3), dtype=np.float32)
     assert np.allclose(policy._predict(obs, deterministic=True).numpy(), policy.predict(obs, deterministic=True)[0])
+
+
+def test_mode_of_training_reaches_every_network() -> None:
+    policy = make_policy()
+
+    def modes() -> set[bool]:
+        return {module.training for module in policy.modules()}
+
+    policy.set_training_mode(False)
+    assert modes() == {False}
+    policy.set_training_mode(True)
+    assert modes() == {True}
+    policy.set_training_mode(False)
+    policy.world_model.train()  # as who fits it alone does
+    policy.set_training_mode(False)
+    assert modes() == {False}

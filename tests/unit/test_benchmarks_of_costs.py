@@ -1,0 +1,68 @@
+"""The benchmarks of costs: that they measure what they say, on models that are as small as can be."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def throughput() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        module = importlib.import_module("throughput")
+        patch.setattr(module, "FILLED", 60)
+        patch.setattr(module, "STEPS_TIMED", 5)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def growth(throughput: ModuleType) -> ModuleType:
+    return importlib.import_module("growth")
+
+
+def test_an_update_is_measured_with_what_it_follows_from(throughput: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "CASES", {str(length): dict(size="debug", batch_length=length) for length in (2, 4)})
+    short, long = (throughput.run_case(name, 1, "cpu") for name in throughput.CASES)
+    for found in (short, long):
+        assert all(value > 0 for value in (found["cpu_seconds"], found["step_ms"], *found["acting_ms"].values()))
+        assert math.isclose(found["updates_per_second"] * found["cpu_seconds"], 1)
+        assert math.isclose(found["share_of_peak"], found["gflop"] / found["cpu_seconds"] / found["gemm_peak_gflops"])
+        assert found["processor"] and "torch" in found["versions"]
+    assert math.isclose(long["gflop"], 2 * short["gflop"], rel_tol=0.01)  # everything is computed for every row
+    assert long["parameters"] == short["parameters"]
+
+
+def test_who_acts_while_a_step_is_timed_is_the_actor(throughput: ModuleType, growth: ModuleType) -> None:
+    of_an_update: Any = throughput.make(dict(size="debug", batch_length=2), "cpu")
+    for model in (of_an_update, growth.make(n_envs=2, size="debug").learn(8)):
+        assert model._n_updates == 0 and not model._acts_at_random()
+        assert np.abs(model._last_state[1]).sum() > 0  # the latent state that it acted from
+
+
+def test_growth_times_every_axis(growth: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "GRID", {"batch_size": [1, 2], "n_envs": [1, 2]})
+    monkeypatch.setattr(growth, "FILLED", 60)
+    monkeypatch.setattr(growth, "STEPS_TIMED", 2)
+    found = growth.updates()
+    assert [(line["axis"], line["value"]) for line in found] == [
+        (axis, n) for axis in ("batch_size", "n_envs") for n in (1, 2)
+    ]
+    assert all(line["update_seconds"] > 0 and line["step_seconds"] > 0 for line in found)
+
+
+def test_growth_fills_a_replay_with_whole_episodes(growth: ModuleType) -> None:
+    model = growth.make(size="debug", buffer_size=402)
+    assert model.replay_buffer is not None
+    growth.fill(model.replay_buffer, 402)
+    (stream,) = model.replay_buffer.streams()
+    assert np.flatnonzero(stream.is_first).tolist() == [0, 201] and np.flatnonzero(stream.is_last).tolist() == [200, 401]
