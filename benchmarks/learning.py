@@ -9,6 +9,8 @@ whose runs have other lengths, in ``<task>-<algorithm>``: evaluations, and stati
 ``--suite dmc`` is measured against DreamerV3: ``results/dmc/published.csv`` holds the curves published with it (``scores`` of
 github.com/danijar/dreamerv3; mean, standard deviation and number of seeds every 10,000 frames). They are returns of training,
 by the policy that explores, so ours are averaged likewise, over the episodes that ended in the 10,000 frames until then.
+Beside them are SAC and TD-MPC2 at 100,000 steps as published with the latter (``results`` of github.com/nicklashansen/tdmpc2,
+which does not say whether these are frames, as is assumed here): evaluations, which tend to be above returns of training.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from sb3_dreamer.compare.summaries import summarize_runs
 RESULTS = Path(__file__).parent / "results"
 MARKS = (50_000, 100_000)
 """Frames at which they are put beside the published ones."""
+PUBLISHED = {"dreamerv3": "DreamerV3", "sac": "SAC", "tdmpc2": "TD-MPC2"}
 INSTALL = {
     "Box2D": "gymnasium[box2d]",
     "dm_control": "sb3-dreamer[dmc]",
@@ -183,12 +186,14 @@ def training_table(out: Path, tasks: Mapping[str, Task], algos: Sequence[str]) -
     :param out: the suite's folder
     :param tasks: of DeepMind Control, by their names in the suite
     :param algos: those to show
-    :return: Markdown: mean returns of training (over a window, then over the seeds) beside DreamerV3's
+    :return: Markdown: mean returns of training (over a window, then over the seeds) beside the published ones
     """
-    published = {(line["task"], int(line["step"])): float(line["mean"]) for line in read_csv(out / "published.csv")}
+    published = {(line["task"], int(line["step"]), line["method"]): line["mean"] for line in read_csv(out / "published.csv")}
     lines = [
-        "| task | frames | algorithm | seeds | training return: mean (min, max) | DreamerV3, published |",
-        "|---|---|---|---|---|---|",
+        "| task | frames | algorithm | seeds | training return: mean (min, max) | published: "
+        + " | ".join(PUBLISHED.values())
+        + " |",
+        "|---|---|---|---|---" + "|---" * len(PUBLISHED) + "|",
     ]
     for name, task in tasks.items():
         for algo in (algo for algo in task.algos if algo in algos):
@@ -197,9 +202,9 @@ def training_table(out: Path, tasks: Mapping[str, Task], algos: Sequence[str]) -
                 means = [float(line["training_return"]) for line in recorded if int(line["frames"]) == mark]
                 if means:
                     ours = f"{statistics.fmean(means):.0f} ({min(means):.0f}, {max(means):.0f})"
-                    lines.append(
-                        f"| {name} | {mark:,} | {algo} | {len(means)} | {ours} | {published[f'dmc_{name}', mark]:.0f} |"
-                    )
+                    theirs = [published.get((f"dmc_{name}", mark, method)) for method in PUBLISHED]
+                    shown = " | ".join("-" if mean is None else f"{float(mean):.0f}" for mean in theirs)
+                    lines.append(f"| {name} | {mark:,} | {algo} | {len(means)} | {ours} | {shown} |")
     return "\n".join(lines)
 
 

@@ -101,6 +101,16 @@ TOY: dict[str, Task] = {
         -200,
         {"dreamer": Training(5, 1500, 125, dict(policy_kwargs=dict(precision="bf16")))},
     ),
+    "ContinuousPendulum-v0-medium": Task(  # the same at a size at which they pay
+        "ContinuousPendulum-v0",
+        -200,
+        {"dreamer": Training(3, 1000, 125, dict(policy_kwargs=dict(size="medium")))},
+    ),
+    "ContinuousPendulum-v0-medium-bf16": Task(
+        "ContinuousPendulum-v0",
+        -200,
+        {"dreamer": Training(3, 1000, 125, dict(policy_kwargs=dict(size="medium", precision="bf16")))},
+    ),
     "ContinuousCartPole-v0": Task(
         "ContinuousCartPole-v0",
         195,
@@ -204,7 +214,7 @@ CONTROL: dict[str, Task] = {
     name: Task(
         f"tasks:DMC/{name}",
         DMC_THRESHOLDS[name],
-        {"dreamer": Training(3, 25_000, 2500), "sac": Training(3, 25_000, 2500)},
+        {"dreamer": Training(3, 50_000, 2500), "sac": Training(3, 50_000, 2500)},
         n_eval_episodes=5,
         packages=("shimmy", "dm_control"),
     )
