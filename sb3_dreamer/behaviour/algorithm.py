@@ -120,7 +120,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""
         self._compiled = {}
-        if self.policy.compiles:  # the two unrolls, which take the most operations
+        if self.policy.compiles:  # the unrolls, which take the most operations
             self._compiled = {"loss": Compiled(self.world_model.loss), "imagine": Compiled(self._imagine)}
 
     def _scheduled(self, name: str) -> float:

@@ -10,11 +10,12 @@ import torch.nn as nn
 from stable_baselines3.common.utils import safe_mean
 
 from sb3_dreamer.behaviour.curiosity import CURIOSITY_FLOOR, Curiosity
-from sb3_dreamer.behaviour.dreams import ActorLearning, Wanted
+from sb3_dreamer.behaviour.dreams import ActorLearning, Dream, Wanted
 from sb3_dreamer.behaviour.losses import critic_loss, imagined_returns
 from sb3_dreamer.behaviour.networks import Actor, Critic, ReturnRange
 from sb3_dreamer.behaviour.policy import ImaginationPolicy
 from sb3_dreamer.common.averaging import frozen_copy
+from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.types import ImaginedRollout, LatentState
 
 RATE_OF_EXPLORER = {
@@ -114,6 +115,11 @@ class ExploringAlgorithm(ActorLearning):
         """:return: weight of its entropy, which stays what it was at first: it is not to settle down"""
         return self._first_ent_coef
 
+    def _create_aliases(self) -> None:
+        super()._create_aliases()
+        if self.policy.compiles and self.policy.explorer is not None:
+            self._compiled["explore"] = Compiled(self._explore)
+
     # ---- acting
 
     def _begin_rollout(self) -> None:
@@ -157,6 +163,10 @@ class ExploringAlgorithm(ActorLearning):
 
     # ---- learning
 
+    def _explore(self, starts: LatentState, nudge: th.Tensor | None) -> Dream:
+        assert self.policy.explorer is not None
+        return self._follow(self.policy.explorer.actor, starts, nudge)
+
     def _exploring_losses(
         self, starts: LatentState, explorer: Explorer, metrics: dict[str, th.Tensor]
     ) -> tuple[th.Tensor, th.Tensor]:
@@ -168,7 +178,8 @@ class ExploringAlgorithm(ActorLearning):
         :param metrics: to be completed
         :return: loss of the actor, and of the critics
         """
-        dream = self._with_graph(self._follow(explorer.actor, starts, self._nudge(starts)), explorer.actor)
+        explored = self._compiled.get("explore", self._explore)(starts, self._nudge(starts))
+        dream = self._with_graph(explored, explorer.actor)
         rollout, judged = dream.rollout, self._judge(dream.rollout, explorer.task_critic)
         task = Wanted(judged.returns, judged.critic.mean[:, :-1], explorer.task_range.update(judged.returns))
         wanted, curious_loss = self._curious(explorer, rollout, judged.weights, task, metrics)

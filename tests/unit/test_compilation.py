@@ -65,21 +65,24 @@ def test_copies_compile_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "gradient"),
+    ("task", "gradient", "exploration"),
     [
-        pytest.param("ContinuousPendulum-v0", "dynamics", marks=pytest.mark.slow),
-        ("SequenceMemory-v0", "reinforce"),
+        pytest.param("ContinuousPendulum-v0", "dynamics", None, marks=pytest.mark.slow),
+        pytest.param("ContinuousPendulum-v0", "dynamics", "plan2explore", marks=pytest.mark.slow),
+        ("SequenceMemory-v0", "reinforce", None),
     ],
 )
-def test_learning_compiled_is_learning(task: str, gradient: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_learning_compiled_is_learning(
+    task: str, gradient: str, exploration: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     backend = Backend(monkeypatch)
 
     def learn(compile: bool) -> Dreamer:
         sizes = dict(batch_length=3, imagination_horizon=2, policy_kwargs=dict(size="debug", compile=compile))
-        return tiny_dreamer(f"envs:{task}", actor_gradient=gradient, **sizes).learn(70)
+        return tiny_dreamer(f"envs:{task}", actor_gradient=gradient, exploration=exploration, **sizes).learn(70)
 
     expected, found = learn(False), learn(True)
-    assert sorted(backend.calls) == ["_imagine", "loss"]
+    assert sorted(backend.calls) == ([] if exploration is None else ["_explore"]) + ["_imagine", "loss"]
     assert all(function._compiled and not function._failed for function in found._compiled.values())
     assert found._n_updates == expected._n_updates > 3
     for ours, theirs in zip(found.policy.parameters(), expected.policy.parameters(), strict=True):
