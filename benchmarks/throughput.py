@@ -2,14 +2,15 @@
 How long one full update takes (world model, imagination, actor, critic, optimizer), one acting step, and one plan.
 
 ``python benchmarks/throughput.py [--cases ...] [--updates 10]`` prints a table and records it in
-``benchmarks/results/throughput/<device>.json``, each case beside its processor, versions and the peak of matrix products in
-the same precision, measured right after. A process a case, one torch thread; CPU seconds of the process are what is compared,
+``benchmarks/results/throughput/<processor>.json``, each case beside its versions and the peak of matrix products in the same
+precision, measured right after. A process a case, one torch thread; CPU seconds of the process are what is compared,
 as they do not count what else the machine does. With ``--device cuda``, seconds are those of the clock, and of a finished
 computation.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -261,7 +262,7 @@ def main() -> None:
         "| acting ms, 1 / 16 envs | a step, ms | memory, MB |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{args.device}.json"
+    path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', processor(args.device).lower()).strip('-')}.json"
     record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     for case in args.cases:
         record["cases"][case] = found = alone(case, args.updates, args.device)
