@@ -101,7 +101,7 @@ TOY: dict[str, Task] = {
         -200,
         {"dreamer": Training(5, 1500, 125, dict(policy_kwargs=dict(precision="bf16")))},
     ),
-    "ContinuousPendulum-v0-medium": Task(  # the same at a size at which they pay
+    "ContinuousPendulum-v0-medium": Task(  # the same at width 256
         "ContinuousPendulum-v0",
         -200,
         {"dreamer": Training(3, 1000, 125, dict(policy_kwargs=dict(size="medium")))},
