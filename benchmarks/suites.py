@@ -96,21 +96,6 @@ TOY: dict[str, Task] = {
             "dreamer_v3": Training(1, 2500, 125, DREAMER_V3_SHORT),
         },
     ),
-    "ContinuousPendulum-v0-bf16": Task(  # whether learning suffers from short numbers
-        "ContinuousPendulum-v0",
-        -200,
-        {"dreamer": Training(5, 1500, 125, dict(policy_kwargs=dict(precision="bf16")))},
-    ),
-    "ContinuousPendulum-v0-medium": Task(  # the same at width 256
-        "ContinuousPendulum-v0",
-        -200,
-        {"dreamer": Training(3, 1000, 125, dict(policy_kwargs=dict(size="medium")))},
-    ),
-    "ContinuousPendulum-v0-medium-bf16": Task(
-        "ContinuousPendulum-v0",
-        -200,
-        {"dreamer": Training(3, 1000, 125, dict(policy_kwargs=dict(size="medium", precision="bf16")))},
-    ),
     "ContinuousCartPole-v0": Task(
         "ContinuousCartPole-v0",
         195,
@@ -167,6 +152,25 @@ TOY: dict[str, Task] = {
     ),
 }
 
+# Whether learning suffers from short numbers, at the default width and at 256.
+PRECISION: dict[str, Task] = {
+    "ContinuousPendulum-v0-bf16": Task(
+        "ContinuousPendulum-v0",
+        -200,
+        {"dreamer": Training(5, 1500, 125, dict(policy_kwargs=dict(precision="bf16")))},
+    ),
+    "ContinuousPendulum-v0-medium": Task(
+        "ContinuousPendulum-v0",
+        -200,
+        {"dreamer": Training(3, 1000, 125, dict(policy_kwargs=dict(size="medium")))},
+    ),
+    "ContinuousPendulum-v0-medium-bf16": Task(
+        "ContinuousPendulum-v0",
+        -200,
+        {"dreamer": Training(3, 1000, 125, dict(policy_kwargs=dict(size="medium", precision="bf16")))},
+    ),
+}
+
 CLASSIC: dict[str, Task] = {
     "Pendulum-v1": Task(
         "Pendulum-v1",
@@ -202,7 +206,7 @@ CLASSIC: dict[str, Task] = {
         {
             "dreamer": Training(3, 20_000, 1000),
             "dqn": Training(3, 100_000, 5000, DQN),
-            "ppo": Training(3, 200_000, 10_000, PPO_LANDER),
+            "ppo": Training(3, 1_000_000, 50_000, PPO_LANDER),
         },
         packages=("Box2D",),
     ),
@@ -302,6 +306,7 @@ MUJOCO: dict[str, Task] = {
 
 SUITES: dict[str, dict[str, Task]] = {
     "toy": TOY,
+    "precision": PRECISION,
     "classic": CLASSIC,
     "dmc": CONTROL,
     "memory": MEMORY,

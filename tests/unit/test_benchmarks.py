@@ -50,7 +50,7 @@ def finished(algo: str, seed: int, returns: list[float], env_id: str = "Task-v0"
 
 
 def test_tasks_are_well_formed(learning: ModuleType) -> None:
-    assert set(learning.SUITES) == {"toy", "classic", "dmc", "memory", "pixels", "mujoco"}
+    assert set(learning.SUITES) == {"toy", "precision", "classic", "dmc", "memory", "pixels", "mujoco"}
     for suite, tasks in learning.SUITES.items():
         folders = [learning.folder(Path(suite), name, algo) for name, task in tasks.items() for algo in task.algos]
         assert len(set(folders)) == len(folders)
