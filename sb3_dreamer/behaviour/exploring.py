@@ -164,6 +164,7 @@ class ExploringAlgorithm(ActorLearning):
     # ---- learning
 
     def _explore(self, starts: LatentState, nudge: th.Tensor | None) -> Dream:
+        """:return: what the explorer imagines, as :meth:`_follow` does"""
         assert self.policy.explorer is not None
         return self._follow(self.policy.explorer.actor, starts, nudge)
 
