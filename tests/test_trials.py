@@ -142,7 +142,7 @@ def test_it_learns_acts_and_imagines_like_any_other() -> None:
 def test_windows_are_long_enough_to_reach_into_the_next_episode_by_default() -> None:
     env = TrialWrapper(TimeLimit(MetaPendulumEnv(), 10))  # continuous actions: 8 rows for other models
     model = Dreamer("MultiInputPolicy", env, policy_kwargs=POLICY)
-    assert (model.batch_length, model.batch_size) == (48, 5)
+    assert (model.batch_length, model.batch_size) == (48, 10)
     assert Dreamer("MultiInputPolicy", env, policy_kwargs=dict(size="debug")).batch_length == 8
     assert adaptive(env, batch_length=6).batch_length == 6
 

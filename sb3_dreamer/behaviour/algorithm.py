@@ -28,8 +28,6 @@ from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.planning.imagination import DreamingAlgorithm
 from sb3_dreamer.world_models import SEQUENCE_MODELS, ModelSize
 
-ROWS = 256
-"""Replayed rows a batch, where the number of windows is left open."""
 ENTROPY_STEPS = 2000
 """Environment steps after which the weight of the entropy falls, in inverse proportion to them, where it is left open."""
 LEAST_ENTROPY = 0.1
@@ -61,6 +59,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     slow_critic_scale: float
     slow_critic_rate: float
     evaluation_rate: float | None
+    usual_rows: ClassVar[int] = 256
+    """Replayed rows a batch, where the number of windows is left open."""
     rate_of: ClassVar[dict[str, str]]
     """Which argument is the learning rate of a parameter group, where it is not ``learning_rate``."""
     _through_dynamics: bool
@@ -104,7 +104,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             self.batch_length = getattr(self.policy_kwargs.get("world_model_class"), "usual_window", None) or usual
         check_numbers(self, whole=("batch_length",), minimum=1)
         if self.batch_size is None:
-            self.batch_size = max(1, ROWS // self.batch_length)
+            self.batch_size = max(1, self._usual_rows() // self.batch_length)
         super()._setup_model()
         self._create_aliases()
         given = {name: getattr(self, name) for name in set(self.rate_of.values())}
@@ -116,6 +116,10 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._first_ent_coef = self._usual_ent_coef if self.ent_coef == "auto" else float(self.ent_coef)
         self._ent_coef = self._first_ent_coef
         self._action_mean_penalty = FIRST_PENALTY if self.action_mean_penalty == "auto" else float(self.action_mean_penalty)
+
+    def _usual_rows(self) -> int:
+        """:return: replayed rows a batch, where the number of windows is left open"""
+        return self.usual_rows
 
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""

@@ -13,9 +13,17 @@ from stable_baselines3.common.utils import configure_logger
 from sb3_dreamer.behaviour.exploring import RATE_OF_EXPLORER
 from sb3_dreamer.behaviour.policy import Exploration, check_exploration
 from sb3_dreamer.common.arguments import check_numbers, check_ranges, check_whole
+from sb3_dreamer.common.preprocessing import ObservationCodec
 from sb3_dreamer.common.sequence_buffer import RewardFn
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
+
+ROWS = 512
+"""Replayed rows a batch, where the number of windows is left open."""
+PICTURE_ROWS = 256
+"""The same with pictures: rows cost little where networks are small, but for convolutions."""
+UPDATES_A_STEP = 1.5
+"""With batches of that many rows, at first, where ``train_ratio`` is left open."""
 
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
 
@@ -38,11 +46,13 @@ class Dreamer(BehaviourLosses):
     :param buffer_size: rows of the replay over all environments (an episode of n steps takes n + 1 rows)
     :param learning_starts: environment steps before the first update; None for 200, or more where many environments
         need more to fill one window each
-    :param batch_size: windows a batch; None for as many as make 256 rows
+    :param batch_size: windows a batch; None for as many as make 512 rows, or 256 where convolutions see pictures, to which
+        twice the rows are twice the time
     :param batch_length: rows a window, which bounds over how many steps the model can learn to remember; None for 8 with
         continuous actions, whose updates cost more (they go back through what is imagined), 32 with discrete ones, and 48
         for a :class:`~sb3_dreamer.world_models.ContextRSSM`
-    :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step
+    :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step; None
+        for 768, or 384 with pictures: three updates in two steps
     :param train_ratio_decay: share of ``train_ratio`` that remains in a long run, where a new step tells less: after
         ``train_ratio_steps`` the ratio falls in inverse proportion to the steps, down to this; 1 for a constant ratio
     :param train_ratio_steps: environment steps with the whole ``train_ratio``
@@ -124,7 +134,7 @@ class Dreamer(BehaviourLosses):
         learning_starts: int | None = None,
         batch_size: int | None = None,
         batch_length: int | None = None,
-        train_ratio: float = 384,
+        train_ratio: float | None = None,
         train_ratio_decay: float = 0.5,
         train_ratio_steps: int = 2000,
         gamma: float = 0.99,
@@ -185,7 +195,7 @@ class Dreamer(BehaviourLosses):
             learning_starts=learning_starts,
             batch_size=batch_size,  # type: ignore[arg-type]  # _setup_model chooses where they are None
             batch_length=batch_length,  # type: ignore[arg-type]
-            train_ratio=train_ratio,
+            train_ratio=train_ratio,  # type: ignore[arg-type]
             train_ratio_decay=train_ratio_decay,
             train_ratio_steps=train_ratio_steps,
             gamma=gamma,
@@ -209,6 +219,16 @@ class Dreamer(BehaviourLosses):
         check_exploration(self.exploration, None)
         if self.explorer_share is not None:
             check_ranges(shares=dict(explorer_share=self.explorer_share))
+
+    def _usual_rows(self) -> int:
+        scaled = self.policy_kwargs.get("normalize_images", True)
+        codec = ObservationCodec(self.observation_space, self.policy_class.convolve, scaled)  # type: ignore[attr-defined]
+        return PICTURE_ROWS if any(key.kind == "image" for key in codec.keys) else ROWS
+
+    def _setup_model(self) -> None:
+        if self.train_ratio is None:
+            self.train_ratio = UPDATES_A_STEP * self._usual_rows()
+        super()._setup_model()
 
     def _policy_arguments(self) -> dict[str, Any]:
         exploring = {} if self.exploration is None else dict(exploration=self.exploration)

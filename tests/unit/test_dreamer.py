@@ -5,12 +5,15 @@ import dataclasses
 import inspect
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from conftest import tiny_dreamer
+from gymnasium import spaces
+from stable_baselines3.common.envs import FakeImageEnv
 
-from sb3_dreamer import DREAMER_V3, Dreamer
+from sb3_dreamer import DREAMER_V3, Director, Dreamer
 from sb3_dreamer.behaviour.losses import imagined_returns
 from sb3_dreamer.common.optimizers import LaProp
 from sb3_dreamer.common.types import LatentState
@@ -335,12 +338,32 @@ def test_windows_of_default_length(action: str, length: int) -> None:
         model = Dreamer("MlpPolicy", f"envs:{action}", policy_kwargs=dict(size="debug"), **kwargs)
         return model.batch_size, model.batch_length
 
-    assert rows() == (256 // length, length)
-    assert rows(batch_length=64) == (4, 64)
+    assert rows() == (512 // length, length)
+    assert rows(batch_length=64) == (8, 64)
     assert rows(batch_length=1000) == (1, 1000)
     assert rows(batch_size=5) == (5, length)
     with pytest.raises(ValueError, match="batch_length must be at least 1, got 0"):
         rows(batch_length=0)
+
+
+def test_batches_and_updates_a_step_by_what_is_seen() -> None:
+    """Twice the rows cost convolutions twice the time."""
+
+    def usual(policy: str, env: gym.Env | str, **kwargs: Any) -> tuple[int, float]:
+        model = Dreamer(policy, env, policy_kwargs=dict(size="debug", **kwargs))
+        return model.batch_size * model.batch_length, model.train_ratio
+
+    pictures = FakeImageEnv(discrete=False, screen_height=64, screen_width=64)
+    scaled = gym.wrappers.TransformObservation(
+        pictures, lambda obs: np.float32(obs / 255), spaces.Box(0, 1, (64, 64, 1), np.float32)
+    )
+    assert usual("MlpPolicy", "envs:ContinuousPendulum-v0") == (512, 768)
+    assert usual("CnnPolicy", pictures) == usual("MultiInputPolicy", pictures) == (256, 384)
+    assert usual("MlpPolicy", pictures) == (512, 768)  # a vector like any other
+    assert usual("CnnPolicy", scaled, normalize_images=False) == (256, 384)
+    model = Dreamer("MlpPolicy", "envs:ContinuousPendulum-v0", train_ratio=8, policy_kwargs=dict(size="debug"))
+    assert model.train_ratio == 8 and model.batch_size == 64
+    assert Director("MlpPolicy", "envs:ContinuousPendulum-v0", policy_kwargs=dict(size="debug")).batch_size == 32
 
 
 @pytest.mark.parametrize(("starts", "expected"), [(None, 32), (5, 5), (32, 32), (500, 32)])
