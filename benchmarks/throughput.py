@@ -105,15 +105,7 @@ def measure(case: dict[str, Any], updates: int, device: str) -> dict[str, Any]:
     step_ms = (clock() - start) / STEPS_TIMED * 1e3
     with FlopCounterMode(display=False) as counter:
         model.train(1)
-    model.train(2)
-    seconds, wall = [], []
-    for _ in range(updates):
-        _wait(device)
-        start, wall_start = time.process_time(), time.perf_counter()
-        model.train(1)
-        _wait(device)
-        seconds.append(time.process_time() - start)
-        wall.append(time.perf_counter() - wall_start)
+    seconds, wall = time_updates(model, updates, device)
     start = clock()
     for _ in range(50):
         assert model.replay_buffer is not None
@@ -130,6 +122,25 @@ def measure(case: dict[str, Any], updates: int, device: str) -> dict[str, Any]:
         "acting_ms": {n: _acting(model, n, clock) for n in (1, 16)},
         "step_ms": step_ms,
     }
+
+
+def time_updates(model: Dreamer, updates: int, device: str) -> tuple[list[float], list[float]]:
+    """
+    :param model: with a filled replay
+    :param updates: how many to time, after two that are not
+    :param device: torch device
+    :return: CPU seconds and seconds of the clock of each
+    """
+    model.train(2)
+    seconds, wall = [], []
+    for _ in range(updates):
+        _wait(device)
+        start, wall_start = time.process_time(), time.perf_counter()
+        model.train(1)
+        _wait(device)
+        seconds.append(time.process_time() - start)
+        wall.append(time.perf_counter() - wall_start)
+    return seconds, wall
 
 
 def _clock(device: str) -> Callable[[], float]:
@@ -234,6 +245,11 @@ def processor(device: str) -> str:
     return cpu_model() if device == "cpu" else th.cuda.get_device_name()
 
 
+def result_name(device: str) -> str:
+    """:return: name of the file of results of its processor"""
+    return f"{re.sub('[^a-z0-9]+', '-', processor(device).lower()).strip('-')}.json"
+
+
 def alone(name: str, updates: int, device: str) -> dict[str, Any]:
     """:return: as :func:`run_case`, in a process of its own, whose memory is the case's alone; or a plan's, for ``"plan"``"""
     command = [sys.executable, __file__, "--alone", name, "--updates", str(updates), "--device", device]
@@ -262,7 +278,7 @@ def main() -> None:
         "| acting ms, 1 / 16 envs | a step, ms | memory, MB |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{re.sub('[^a-z0-9]+', '-', processor(args.device).lower()).strip('-')}.json"
+    path = RESULTS / result_name(args.device)
     record = json.loads(path.read_text()) if path.exists() else {"cases": {}}
     for case in args.cases:
         record["cases"][case] = found = alone(case, args.updates, args.device)

@@ -19,7 +19,7 @@ model = Dreamer(
     "MountainCarContinuous-v0",
     exploration="plan2explore",
     extrinsic_coef=0.0,  # curiosity alone
-    train_ratio=128,
+    train_ratio=256,  # an update every other step
     seed=0,
     device="cpu",
 )

@@ -26,9 +26,9 @@ def sample_dreamer_params(trial: optuna.Trial, n_actions: int, n_envs: int, addi
         "critic_learning_rate": trial.suggest_float("critic_learning_rate", 3e-4, 3e-3, log=True),
         "one_minus_gamma": trial.suggest_float("one_minus_gamma", 0.003, 0.03, log=True),
         "return_lambda": trial.suggest_categorical("return_lambda", [0.9, 0.95, 0.98]),
-        # 64 to 512 replayed rows a step, in batches of 8 to 32 windows of 8 to 32 rows
-        "train_ratio_pow": trial.suggest_int("train_ratio_pow", 6, 9),
-        "batch_size_pow": trial.suggest_int("batch_size_pow", 3, 5),
+        # 64 to 1,024 replayed rows a step, in batches of 8 to 64 windows of 8 to 32 rows
+        "train_ratio_pow": trial.suggest_int("train_ratio_pow", 6, 10),
+        "batch_size_pow": trial.suggest_int("batch_size_pow", 3, 6),
         "batch_length_pow": trial.suggest_int("batch_length_pow", 3, 5),
         "imagination_horizon": trial.suggest_int("imagination_horizon", 5, 20),
         "imagination_starts_pow": trial.suggest_int("imagination_starts_pow", 5, 8),

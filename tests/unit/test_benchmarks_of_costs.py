@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -66,3 +68,39 @@ def test_growth_fills_a_replay_with_whole_episodes(growth: ModuleType) -> None:
     growth.fill(model.replay_buffer, 402)
     (stream,) = model.replay_buffer.streams()
     assert np.flatnonzero(stream.is_first).tolist() == [0, 201] and np.flatnonzero(stream.is_last).tolist() == [200, 401]
+
+
+def test_implementations_take_turns_and_their_least_seconds_are_compared(
+    throughput: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    peers = importlib.import_module("peers")
+    log = tmp_path / "log"
+    script = tmp_path / "other.py"
+    script.write_text(f"""
+import json, os, sys
+assert os.environ["OMP_NUM_THREADS"] == "1" and "PYTHONPATH" not in os.environ
+name, _, length = sys.argv[1:]
+with open({str(log)!r}, "a+") as file:
+    file.write(name)
+    file.seek(0)
+    turn = file.read().count(name)
+seconds = [int(length) * (2 if name == "b" else 1) / turn, 1000]
+print("a word before")
+print(json.dumps(dict(cpu_seconds=seconds, parameters=1234, versions=dict(numpy="1"))))
+""")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    command = (str(script),)
+    other = {"other": peers.Peer("b", (*command, "b")), "absent": peers.Peer("c", (*command, "c"))}
+    monkeypatch.setattr(peers, "PEERS", {"sb3_dreamer": peers.Peer("a", (*command, "a")), **other})
+    record = peers.compare({"a": sys.executable, "b": sys.executable}, rounds=2, lengths=(4, 8))
+    assert log.read_text() == "aabbaabb"
+    assert list(record) == ["sb3_dreamer", "other"]
+    assert record["other"]["least"] == {"4": 8 / 3, "8": 4} and record["other"]["versions"] == {"numpy": "1"}
+    assert record["sb3_dreamer"]["median"] == {"4": (4 + 1000) / 2, "8": (4 + 1000) / 2}
+    assert peers.table(record).splitlines()[-1].startswith("| other | 1,234 | 2.667 (")
+    assert peers.table(record).count(" | 2.00 |") == 2
+
+    monkeypatch.setattr(peers, "CASES", {"256, B16 T2": dict(size="debug", batch_length=2)})
+    monkeypatch.setattr(peers, "UPDATES", 2)
+    found = json.loads(json.dumps(peers.ours(2)))
+    assert len(found["cpu_seconds"]) == 2 and min(found["cpu_seconds"]) > 0 and found["parameters"] > 0
