@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -68,6 +69,22 @@ def _runs_on_cpu(x: th.Tensor) -> bool:
     return x.device.type == "cpu" and not th.compiler.is_compiling() and not th.jit.is_tracing()
 
 
+@lru_cache(maxsize=8)
+def _constant(value: float) -> th.Tensor:
+    """:return: a scalar, which is not made anew in every layer"""
+    with th.inference_mode(False):
+        return th.tensor(value)
+
+
+def _rms_norm_silu(x: th.Tensor, weight: th.Tensor, eps: float) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """:return: ``silu(w x / sqrt(mean(x²) + eps))``, computed in float32, ``x / sqrt(...)`` and ``1 / sqrt(...)``"""
+    wide = x.float()
+    norm = th.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = th.addcmul(_constant(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    normed = wide * scale if wide is x else wide.mul_(scale)
+    return F.silu(normed * weight, inplace=True).to(x.dtype), normed, scale
+
+
 class _RMSNormSiLU(th.autograd.Function):
     """
     ``silu(w x / sqrt(mean(x²) + eps))``, computed in float32, with as few passes over memory, and as little of it to keep
@@ -76,11 +93,9 @@ class _RMSNormSiLU(th.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, eps: float) -> th.Tensor:
-        wide = x.float()
-        scale = th.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        normed = wide * scale if wide is x else wide.mul_(scale)
+        out, normed, scale = _rms_norm_silu(x, weight, eps)
         ctx.save_for_backward(normed, scale, weight)
-        return F.silu(normed * weight, inplace=True).to(x.dtype)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: th.Tensor) -> tuple[th.Tensor, th.Tensor, None]:
@@ -102,7 +117,9 @@ def norm_silu(norm: nn.Module, x: th.Tensor) -> th.Tensor:
         return F.silu(th.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps))
     if isinstance(norm, nn.RMSNorm) and _runs_on_cpu(x):
         assert norm.eps is not None
-        return _RMSNormSiLU.apply(x, norm.weight, norm.eps)
+        if th.is_grad_enabled():
+            return _RMSNormSiLU.apply(x, norm.weight, norm.eps)
+        return _rms_norm_silu(x, norm.weight, norm.eps)[0]
     return F.silu(norm(x.float())).to(x.dtype)
 
 
