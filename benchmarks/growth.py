@@ -134,7 +134,8 @@ def memory() -> list[dict[str, Any]]:
     return callback.found
 
 
-PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {"updates": updates, "replay": replay, "memory": memory}
+PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {"memory": memory, "updates": updates, "replay": replay}
+"""In this order: a process keeps the memory that the others have used."""
 
 
 def write(name: str, found: list[dict[str, Any]]) -> None:
@@ -188,8 +189,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=list(PARTS))
     th.set_num_threads(1)
-    for name in parser.parse_args().parts:
-        write(name, PARTS[name]())
+    chosen = parser.parse_args().parts
+    for name in PARTS:
+        if name in chosen:
+            write(name, PARTS[name]())
     draw()
 
 
