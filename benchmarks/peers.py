@@ -5,8 +5,9 @@ Seconds of one update of Dreamer beside other implementations, each in its own v
 ``benchmarks/results/peers/<processor>.json``; without one of them, the others are measured. What to install is said in
 ``docs/performance.md``. Everywhere the same work: observations of 3 numbers, one continuous action, deterministic state and
 layers 256 wide, 16x16 categorical latents, batches of 16 windows, every state imagined from, 15 steps, float32, one thread,
-random data; what is compiled has been before. What differs is said beside a name. CPU seconds of the process; the least of
-all rounds counts, as other processes can only add to it.
+any data, as nothing depends on them; what is compiled has been before. What differs is said beside a name, but that ours alone
+draws its batch from the replay and writes latent states back. CPU seconds of the process; the least of all rounds counts, as
+other processes can only add to it.
 """
 
 import argparse
@@ -111,12 +112,12 @@ def table(record: dict[str, dict[str, Any]]) -> str:
     :param record: from :func:`compare`
     :return: in Markdown
     """
-    ours = record["sb3_dreamer"]["least"]
-    head = " | ".join(f"CPU s an update, {length} rows: least (median) | times ours" for length in ours)
-    lines = [f"| implementation | parameters | {head} |", "|---" * (2 + 2 * len(ours)) + "|"]
+    unit = record["sb3_dreamer"]["least"]
+    head = " | ".join(f"CPU s an update, {length} rows: least (median) | times ours" for length in unit)
+    lines = [f"| implementation | parameters | {head} |", "|---" * (2 + 2 * len(unit)) + "|"]
     for name, entry in record.items():
         cells = [
-            f"{seconds:.3f} ({entry['median'][length]:.3f}) | {seconds / ours[length]:.2f}"
+            f"{seconds:.3f} ({entry['median'][length]:.3f}) | {seconds / unit[length]:.2f}"
             for length, seconds in entry["least"].items()
         ]
         lines.append(f"| {name} | {entry['parameters']:,} | {' | '.join(cells)} |")
@@ -137,7 +138,7 @@ def main() -> None:
         return
     given = {"ours": sys.executable, "sheeprl": args.sheeprl, "dreamerv3": args.dreamerv3}
     record = compare({name: python for name, python in given.items() if python}, args.rounds)
-    write_json(RESULTS / result_name("cpu"), record)
+    write_json(RESULTS / result_name("cpu"), dict(rounds=args.rounds, updates=UPDATES, implementations=record))
     print(f"{processor('cpu')}, 1 thread\n\n{table(record)}")
 
 

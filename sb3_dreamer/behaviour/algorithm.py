@@ -59,8 +59,6 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     slow_critic_scale: float
     slow_critic_rate: float
     evaluation_rate: float | None
-    usual_rows: ClassVar[int] = 256
-    """Replayed rows a batch, where the number of windows is left open."""
     rate_of: ClassVar[dict[str, str]]
     """Which argument is the learning rate of a parameter group, where it is not ``learning_rate``."""
     _through_dynamics: bool
@@ -119,7 +117,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
 
     def _usual_rows(self) -> int:
         """:return: replayed rows a batch, where the number of windows is left open"""
-        return self.usual_rows
+        return 256
 
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -69,18 +68,11 @@ def _runs_on_cpu(x: th.Tensor) -> bool:
     return x.device.type == "cpu" and not th.compiler.is_compiling() and not th.jit.is_tracing()
 
 
-@lru_cache(maxsize=8)
-def _constant(value: float) -> th.Tensor:
-    """:return: a scalar, which is not made anew in every layer"""
-    with th.inference_mode(False):
-        return th.tensor(value)
-
-
 def _rms_norm_silu(x: th.Tensor, weight: th.Tensor, eps: float) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """:return: ``silu(w x / sqrt(mean(x²) + eps))``, computed in float32, ``x / sqrt(...)`` and ``1 / sqrt(...)``"""
     wide = x.float()
     norm = th.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    scale = th.addcmul(_constant(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    scale = th.rsub(norm.mul_(norm), eps, alpha=-1 / x.shape[-1]).rsqrt_()  # rsub: eps + mean(x²) in one small operation
     normed = wide * scale if wide is x else wide.mul_(scale)
     return F.silu(normed * weight, inplace=True).to(x.dtype), normed, scale
 

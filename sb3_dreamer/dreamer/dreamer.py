@@ -52,7 +52,7 @@ class Dreamer(BehaviourLosses):
         continuous actions, whose updates cost more (they go back through what is imagined), 32 with discrete ones, and 48
         for a :class:`~sb3_dreamer.world_models.ContextRSSM`
     :param train_ratio: replayed rows per environment step: ``train_ratio / (batch_size * batch_length)`` updates a step; None
-        for 768, or 384 with pictures: three updates in two steps
+        for 768, or 384 with pictures: three updates in two steps with batches as they are by default
     :param train_ratio_decay: share of ``train_ratio`` that remains in a long run, where a new step tells less: after
         ``train_ratio_steps`` the ratio falls in inverse proportion to the steps, down to this; 1 for a constant ratio
     :param train_ratio_steps: environment steps with the whole ``train_ratio``
@@ -222,7 +222,8 @@ class Dreamer(BehaviourLosses):
 
     def _usual_rows(self) -> int:
         scaled = self.policy_kwargs.get("normalize_images", True)
-        codec = ObservationCodec(self.observation_space, self.policy_class.convolve, scaled)  # type: ignore[attr-defined]
+        convolve = getattr(self.policy_class, "convolve", False)
+        codec = ObservationCodec(self.observation_space, convolve, scaled)
         return PICTURE_ROWS if any(key.kind == "image" for key in codec.keys) else ROWS
 
     def _setup_model(self) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -346,7 +347,7 @@ def test_windows_of_default_length(action: str, length: int) -> None:
         rows(batch_length=0)
 
 
-def test_batches_and_updates_a_step_by_what_is_seen() -> None:
+def test_batches_and_updates_a_step_by_what_is_seen(tmp_path: Path) -> None:
     """Twice the rows cost convolutions twice the time."""
 
     def usual(policy: str, env: gym.Env | str, **kwargs: Any) -> tuple[int, float]:
@@ -363,6 +364,9 @@ def test_batches_and_updates_a_step_by_what_is_seen() -> None:
     assert usual("CnnPolicy", scaled, normalize_images=False) == (256, 384)
     model = Dreamer("MlpPolicy", "envs:ContinuousPendulum-v0", train_ratio=8, policy_kwargs=dict(size="debug"))
     assert model.train_ratio == 8 and model.batch_size == 64
+    model.save(tmp_path / "model")
+    assert Dreamer.load(tmp_path / "model").train_ratio == 8
+    assert Dreamer.load(tmp_path / "model", train_ratio=None).train_ratio == 768
     assert Director("MlpPolicy", "envs:ContinuousPendulum-v0", policy_kwargs=dict(size="debug")).batch_size == 32
 
 

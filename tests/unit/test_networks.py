@@ -54,6 +54,19 @@ def test_norm_silu_computes_in_float32_and_gives_the_type_back(kind: networks.No
     assert x.grad is not None and x.grad.dtype == th.bfloat16 and th.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("dtype", [th.float32, th.bfloat16])
+def test_norm_silu_is_the_same_without_gradients(kind: networks.Norm, dtype: th.dtype) -> None:
+    norm, x = make_norm(kind, 8), th.randn(5, 8).to(dtype)
+    assert isinstance(norm.weight, th.Tensor)
+    norm.weight.data.uniform_(0.5, 1.5)
+    before = x.clone()
+    with th.no_grad():
+        found = norm_silu(norm, x)
+    assert th.equal(x, before) and found.dtype is dtype and not found.requires_grad
+    assert th.equal(found, norm_silu(norm, x.requires_grad_()).detach())
+
+
 @pytest.mark.parametrize("outputs", [None, 1, 7, 64, 65, 255])
 def test_mlp_is_linear_norm_silu(outputs: int | None) -> None:
     mlp = MLP(3, 8, 2, out_features=outputs)
