@@ -64,20 +64,21 @@ def run(peer: Peer, python: str, length: int) -> dict[str, Any]:
     """
     known = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment = {**known, **ONE_THREAD, "XLA_FLAGS": XLA, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    command = [python, *peer.command, "--length", str(length)]
+    command = [python, *peer.command, "--length", str(length), "--updates", str(UPDATES)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
 
 
-def ours(length: int) -> dict[str, Any]:
+def ours(length: int, updates: int) -> dict[str, Any]:
     """
     :param length: rows a window
+    :param updates: how many to time
     :return: what an implementation prints
     """
     th.set_num_threads(1)
     model = make(CASES[f"256, B16 T{length}"], "cpu")
-    seconds, _ = time_updates(model, UPDATES, "cpu")
+    seconds, _ = time_updates(model, updates, "cpu")
     parameters = sum(p.numel() for p in model.policy.parameters() if p.requires_grad)
     return dict(cpu_seconds=seconds, parameters=parameters, versions=installed_versions())
 
@@ -132,9 +133,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--length", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--updates", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.ours:
-        print(json.dumps(ours(args.length)))
+        print(json.dumps(ours(args.length, args.updates)))
         return
     given = {"ours": sys.executable, "sheeprl": args.sheeprl, "dreamerv3": args.dreamerv3}
     record = compare({name: python for name, python in given.items() if python}, args.rounds)

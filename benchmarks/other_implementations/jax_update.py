@@ -14,7 +14,7 @@ from importlib.metadata import version
 import jax
 import numpy as np
 
-WARMUP, UPDATES, BATCH = 3, 8, 16
+WARMUP, BATCH = 3, 16
 
 
 def settings(length: int, reinforce: bool) -> dict:
@@ -48,6 +48,7 @@ def main() -> None:
     """Print CPU seconds of each update, parameters and versions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--length", type=int, required=True)
+    parser.add_argument("--updates", type=int, required=True)
     parser.add_argument("--reinforce", action="store_true")
     args = parser.parse_args()
     out, sys.stdout = sys.stdout, sys.stderr  # the package prints a lot
@@ -69,7 +70,7 @@ def main() -> None:
     data = jax.device_put(data, agent.train_devices[0])
 
     state, seconds = None, []
-    for _ in range(WARMUP + UPDATES):
+    for _ in range(WARMUP + args.updates):
         start = time.process_time()
         _, state, _ = agent.train(data, state)
         jax.block_until_ready((agent.varibs, state))

@@ -20,7 +20,7 @@ import torch as th
 from omegaconf import OmegaConf
 from torch.distributions import Distribution
 
-WARMUP, UPDATES, BATCH = 3, 8, 16
+WARMUP, BATCH = 3, 16
 EVERYWHERE = [
     "env=gym",
     "env.id=Pendulum-v1",  # never made
@@ -144,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("algorithm", choices=("dreamer_v3", "dreamer_v3_5"))
     parser.add_argument("--length", type=int, required=True)
+    parser.add_argument("--updates", type=int, required=True)
     parser.add_argument("--reinforce", action="store_true", help="what dreamer_v3_5 always does")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -154,7 +155,7 @@ def main() -> None:
         overrides.append("algo.actor.objective_mix=1.0")
     agent = Agent(configure(overrides), newer)
     before = [parameter.detach().clone() for parameter in agent.parameters()]
-    batches, seconds = [agent.batch() for _ in range(WARMUP + UPDATES)], []
+    batches, seconds = [agent.batch() for _ in range(WARMUP + args.updates)], []
     for batch in batches:
         start = time.process_time()
         agent.update(batch)

@@ -79,7 +79,8 @@ def test_implementations_take_turns_and_their_least_seconds_are_compared(
     script.write_text(f"""
 import json, os, sys
 assert os.environ["OMP_NUM_THREADS"] == "1" and "PYTHONPATH" not in os.environ
-name, _, length = sys.argv[1:]
+name, _, length, _, updates = sys.argv[1:]
+assert int(updates) == 2
 with open({str(log)!r}, "a+") as file:
     file.write(name)
     file.seek(0)
@@ -92,6 +93,7 @@ print(json.dumps(dict(cpu_seconds=seconds, parameters=1234, versions=dict(numpy=
     command = (str(script),)
     other = {"other": peers.Peer("b", (*command, "b")), "absent": peers.Peer("c", (*command, "c"))}
     monkeypatch.setattr(peers, "PEERS", {"sb3_dreamer": peers.Peer("a", (*command, "a")), **other})
+    monkeypatch.setattr(peers, "UPDATES", 2)
     record = peers.compare({"a": sys.executable, "b": sys.executable}, rounds=2, lengths=(4, 8))
     assert log.read_text() == "aabbaabb"
     assert list(record) == ["sb3_dreamer", "other"]
@@ -101,6 +103,5 @@ print(json.dumps(dict(cpu_seconds=seconds, parameters=1234, versions=dict(numpy=
     assert peers.table(record).count(" | 2.00 |") == 2
 
     monkeypatch.setattr(peers, "CASES", {"256, B16 T2": dict(size="debug", batch_length=2)})
-    monkeypatch.setattr(peers, "UPDATES", 2)
-    found = json.loads(json.dumps(peers.ours(2)))
+    found = json.loads(json.dumps(peers.ours(2, updates=2)))
     assert len(found["cpu_seconds"]) == 2 and min(found["cpu_seconds"]) > 0 and found["parameters"] > 0

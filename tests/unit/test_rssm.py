@@ -50,8 +50,8 @@ def test_observe_equals_single_steps(latent: str) -> None:
         state = model.observe_step(
             {"obs": batch.obs["obs"][:, t]}, batch.prev_action[:, t], batch.is_first[:, t], state, deterministic=True
         )
-        assert th.allclose(states.deter[:, t], state.deter, atol=1e-5)
-        assert th.allclose(states.stoch[:, t], state.stoch, atol=1e-5)
+        assert th.allclose(states.deter[:, t], state.deter, atol=1e-6)
+        assert th.allclose(states.stoch[:, t], state.stoch, atol=1e-6)
 
 
 def test_posterior_equals_the_plain_network_on_state_and_embedding() -> None:
@@ -110,8 +110,8 @@ def test_imagine_follows_prior_and_actions() -> None:
     for t in range(3):
         deter = model.core.step(deter, stoch, model.core.action_term(actions[:, t], weights), weights)
         stoch = model.prior_net(deter)[:, :4]
-        assert th.allclose(rollout.states.deter[:, t + 1], deter, atol=1e-5)
-        assert th.allclose(rollout.states.stoch[:, t + 1], stoch, atol=1e-5)
+        assert th.allclose(rollout.states.deter[:, t + 1], deter, atol=1e-6)
+        assert th.allclose(rollout.states.stoch[:, t + 1], stoch, atol=1e-6)
     by_policy = model.imagine(lambda feat: th.tanh(feat[:, :2]), start, 3, deterministic=True)
     assert th.allclose(by_policy.actions[:, 0], th.tanh(start.feat[:, :2]))
 
