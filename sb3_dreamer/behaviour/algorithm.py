@@ -38,6 +38,12 @@ PENALTY_STEPS = 1000
 """Environment steps after which the penalty on actions falls, with their square, where it is left open."""
 LEAST_PENALTY = 0.02
 """Share of it that remains."""
+USUAL_ROWS = 256
+"""Replayed rows a batch, where the number of windows is left open."""
+WINDOWS = {"continuous": 8, "discrete": 32}
+"""Rows a window by kind of action, where it is left open."""
+ENT_COEFS = {"continuous": 2e-2, "discrete": 3e-2}
+"""Weight of the entropy at first by kind of action, where it is left open."""
 
 
 class ImaginationAlgorithm(DreamingAlgorithm):
@@ -59,6 +65,13 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     slow_critic_scale: float
     slow_critic_rate: float
     evaluation_rate: float | None
+    usual: ClassVar[dict[str, Any]] = dict(
+        rows=USUAL_ROWS,
+        batch_length=WINDOWS,
+        ent_coef=[ENT_COEFS, ENTROPY_STEPS, LEAST_ENTROPY],
+        action_mean_penalty=[FIRST_PENALTY, PENALTY_STEPS, LEAST_PENALTY],
+    )
+    """What arguments become that are left open; recorded with results, as it may change between versions."""
     rate_of: ClassVar[dict[str, str]]
     """Which argument is the learning rate of a parameter group, where it is not ``learning_rate``."""
     _through_dynamics: bool
@@ -98,7 +111,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
 
     def _setup_model(self) -> None:
         if self.batch_length is None:
-            usual = 8 if isinstance(self.action_space, spaces.Box) else 32
+            usual = WINDOWS["continuous" if isinstance(self.action_space, spaces.Box) else "discrete"]
             self.batch_length = getattr(self.policy_kwargs.get("world_model_class"), "usual_window", None) or usual
         check_numbers(self, whole=("batch_length",), minimum=1)
         if self.batch_size is None:
@@ -110,14 +123,14 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._schedules = {group: schedules[name] for group, name in self.rate_of.items()}
         discrete = self.action_codec.discrete
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._usual_ent_coef = 3e-2 if discrete else 2e-2
+        self._usual_ent_coef = ENT_COEFS["discrete" if discrete else "continuous"]
         self._first_ent_coef = self._usual_ent_coef if self.ent_coef == "auto" else float(self.ent_coef)
         self._ent_coef = self._first_ent_coef
         self._action_mean_penalty = FIRST_PENALTY if self.action_mean_penalty == "auto" else float(self.action_mean_penalty)
 
     def _usual_rows(self) -> int:
         """:return: replayed rows a batch, where the number of windows is left open"""
-        return 256
+        return USUAL_ROWS
 
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""

@@ -26,6 +26,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_dreamer.behaviour.algorithm import ImaginationAlgorithm
 from sb3_dreamer.common.arguments import constructor_arguments
 from sb3_dreamer.common.model_based_algorithm import ModelBasedAlgorithm
 from sb3_dreamer.compare.errors import ComparisonError
@@ -259,7 +260,8 @@ def default_settings(name: str) -> dict[str, Any]:
     What an algorithm does where it is told nothing: recorded with every run, as defaults change between versions.
 
     :param name: the algorithm
-    :return: default arguments of its class; for those with a world model, of policy and model as well
+    :return: default arguments of its class, and what those become that are left open; for those with a world model, of policy
+        and model as well
     """
 
     def defaults(kind: type) -> dict[str, Any]:
@@ -270,6 +272,8 @@ def default_settings(name: str) -> dict[str, Any]:
         return {}
     algorithm = load_algorithm(name)
     settings = defaults(algorithm)
+    if issubclass(algorithm, ImaginationAlgorithm):
+        settings["usual"] = algorithm.usual
     if issubclass(algorithm, ModelBasedAlgorithm):
         settings["policy_kwargs"] = policy = defaults(algorithm.policy_aliases["MlpPolicy"])
         model = policy["world_model_class"]

@@ -112,6 +112,12 @@ class Dreamer(BehaviourLosses):
 
     policy: DreamerPolicy
     _aliases = ("actor", "critic")
+    usual: ClassVar[dict[str, Any]] = {
+        **BehaviourLosses.usual,
+        "rows": ROWS,
+        "picture_rows": PICTURE_ROWS,
+        "updates_a_step": UPDATES_A_STEP,
+    }
     rate_of: ClassVar[dict[str, str]] = {
         "actor": "actor_learning_rate",
         "critic": "critic_learning_rate",

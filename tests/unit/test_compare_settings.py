@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -305,3 +306,15 @@ def test_defaults_are_recorded_down_to_the_world_model(monkeypatch: pytest.Monke
     assert settings.default_settings("mbpo")["real_ratio"] == 0.05 and settings.default_settings("mbpo")["tau"] == 0.005
     monkeypatch.setitem(RSSM.small_task_kwargs, "reward_scale", 3.0)
     assert settings.default_settings("dreamer") != before and settings.default_settings("planet") != planet
+
+
+def test_what_open_arguments_become_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``batch_size=None`` alone would say nothing of how much a run learnt from."""
+    from sb3_dreamer.compare import settings
+
+    dreamer, director = settings.default_settings("dreamer"), settings.default_settings("director")
+    assert dreamer["batch_size"] is None and dreamer["usual"]["rows"] == 512 and director["usual"]["rows"] == 256
+    assert dreamer["usual"]["batch_length"] == {"continuous": 8, "discrete": 32}
+    before = copy.deepcopy(dreamer)
+    monkeypatch.setitem(Dreamer.usual, "updates_a_step", 1.0)
+    assert settings.default_settings("dreamer") != before and settings.default_settings("director") == director
