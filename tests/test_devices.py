@@ -6,10 +6,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from conftest import tiny_director, tiny_dreamer
+from conftest import FROM_WINDOWS, tiny_director, tiny_dreamer
 from gymnasium import spaces
 
 from sb3_dreamer import DREAMER_V3
+from sb3_dreamer.common import model_based_algorithm
 from sb3_dreamer.common.types import LatentState, SequenceBatch
 
 BOX = spaces.Box(-1.0, 1.0, (2,))
@@ -82,4 +83,43 @@ def test_an_update_happens_on_one_device(case: str, monkeypatch: pytest.MonkeyPa
         assert {value.device.type for value in metrics.values()} == {"meta"}
     assert asked == [{"meta"}, {"meta"}]
     policy.update_slow_critic(0.1)
-    policy._averages.follow(0.1)
+    updates = int(policy.averaged_updates)
+    policy.update_average(0.1)
+    assert int(policy.averaged_updates) == updates + 1  # known without asking the device
+
+
+@pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)
+def test_the_next_batch_is_drawn_while_a_device_works(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(ahead: bool) -> tuple[list[str], list[np.ndarray]]:
+        monkeypatch.setattr(model_based_algorithm, "works_beside", lambda device: ahead)
+        model = make().learn(48)
+        events: list[str] = []
+        rows: list[np.ndarray] = []
+        draw, write, loss = model.sample_replay, model.replay_buffer.write_latents, model.world_model.loss
+
+        def drawing(*args: Any) -> Any:
+            batch, index = draw(*args)
+            events.append("draw")
+            rows.append(index.row)
+            return batch, index
+
+        def writing(index: Any, states: LatentState) -> None:
+            events.append(f"write {next(i for i, drawn in enumerate(rows) if drawn is index.row)}")
+            write(index, states)
+
+        def losing(batch: SequenceBatch) -> Any:
+            events.append("loss")
+            return loss(batch)
+
+        model.sample_replay, model.replay_buffer.write_latents, model.world_model.loss = drawing, writing, losing
+        model.train(3)
+        model.train(1)
+        assert model._drawn is None
+        return events, rows
+
+    usual, rows = train(False)
+    assert usual == [event for i in range(4) for event in ("draw", "loss", f"write {i}")]
+    ahead, rows_ahead = train(True)
+    first = ["draw", "loss", "draw", "write 0", "loss", "draw", "write 1", "loss", "write 2"]
+    assert ahead == [*first, "draw", "loss", "write 3"]  # none is drawn that a rollout would come before
+    assert all(np.array_equal(one, other) for one, other in zip(rows, rows_ahead, strict=True))

@@ -63,6 +63,7 @@ class AveragedModelPolicy(RecurrentModelPolicy):
 
     average_world_model: WorldModel
     averaged_updates: th.Tensor
+    """How many are in the averages, a scalar that stays on the processor, which would wait for a GPU to tell."""
     _averages: Followers
 
     def _keep_averages(self, *others: tuple[nn.Module, nn.Module]) -> None:
@@ -77,7 +78,9 @@ class AveragedModelPolicy(RecurrentModelPolicy):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """What moves modules to another device, or makes them another type."""
+        count = self.averaged_updates
         super()._apply(fn, recurse)
+        self.averaged_updates = count
         for followers in [value for value in vars(self).values() if isinstance(value, Followers)]:
             followers.relist()
         return self

@@ -246,10 +246,9 @@ class Director(DirectorLosses):
         assert self.replay_buffer is not None
         policy = self.policy
         policy.set_training_mode(True)
-        for _ in range(gradient_steps):
+        for batch, index in self._batches(gradient_steps):
             self._update_rates()
             model_alone = self._n_updates < self.pretrain_updates
-            batch, index = self.sample_replay(self.batch_size, self.batch_length)
             policy.optimizer.zero_grad(set_to_none=True)
 
             with policy.autocast():

@@ -152,8 +152,7 @@ class PlaNet(PlanningAlgorithm):
         policy.set_training_mode(True)
         self._update_learning_rate(policy.optimizer)
         parameters: list[th.Tensor] = list(model.parameters())
-        for _ in range(gradient_steps):
-            batch, index = self.sample_replay(self.batch_size, self.batch_length)
+        for batch, index in self._batches(gradient_steps):
             posterior, losses, metrics = model.loss(batch)
             loss = model.total_loss(losses)
             policy.optimizer.zero_grad(set_to_none=True)
