@@ -1,10 +1,9 @@
 """
 The tasks of ``learning.py``: who runs on them, for how long, and with which settings.
 
-Dreamer runs with its defaults everywhere, but for two memories that are longer than these reach; long runs are compiled.
-The baselines have the settings that RL Baselines3 Zoo tuned (from ``sb3_dreamer/compare/settings.py``, or here), SB3's
-where it has none, and lengths in which most of them are known to get there; those of ``RecurrentPPO`` are what time
-allowed.
+Dreamer runs with its defaults everywhere, but for two memories that are longer than these reach. The baselines have the
+settings that RL Baselines3 Zoo tuned (from ``sb3_dreamer/compare/settings.py``, or here), SB3's where it has none, and lengths
+in which most of them are known to get there; those of ``RecurrentPPO`` are what time allowed.
 """
 
 from collections.abc import Mapping
@@ -213,16 +212,13 @@ CLASSIC: dict[str, Task] = {
     ),
 }
 
-# The same to rounding, in three quarters of the time.
-COMPILED = dict(policy_kwargs=dict(compile=True))
-
 # Thresholds are DreamerV3's published mean returns of training around 50,000 frames; a step here is two frames.
 DMC_THRESHOLDS = {"cartpole_swingup": 322, "finger_spin": 498, "cheetah_run": 228, "walker_walk": 289}
 CONTROL: dict[str, Task] = {
     name: Task(
         f"tasks:DMC/{name}",
         DMC_THRESHOLDS[name],
-        {"dreamer": Training(3, 50_000, 2500, COMPILED), "sac": Training(3, 50_000, 2500)},
+        {"dreamer": Training(3, 50_000, 2500), "sac": Training(3, 50_000, 2500)},
         n_eval_episodes=5,
         packages=("shimmy", "dm_control"),
     )
