@@ -247,7 +247,7 @@ def _long_memory(rows: int, update_bias: tuple[float, float]) -> dict[str, Any]:
 
 MEMORY: dict[str, Task] = {
     "DelayedRecall-10": _recall(10, 10_000, RECURRENT),
-    "DelayedRecall-30": _recall(30, 6000, RECURRENT_LONG, **_long_memory(48, (1.0, -5.0))),
+    "DelayedRecall-30": _recall(30, 15_000, RECURRENT_LONG, **_long_memory(48, (1.0, -5.0))),
     "DelayedRecall-60": _recall(60, 30_000, RECURRENT_LONG, **_long_memory(96, (1.0, -6.0))),
     "MiniGrid-MemoryS7-v0": Task(
         "tasks:Memory/MiniGridS7", 0.9, {"dreamer": Training(2, 30_000, 1000)}, packages=("minigrid",)
