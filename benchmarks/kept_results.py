@@ -59,11 +59,13 @@ def same_training(out: Path, recorded: RunSpec, asked: RunSpec) -> bool:
     :param out: the folder of the results
     :param recorded: a run that is in them
     :param asked: what is to be run, of any seed
-    :return: whether that would be the same run, also by the defaults of then and now (arguments added since do not count)
+    :return: whether that would be the same run, also by the defaults of then and now (arguments added since do not count, but
+        what open ones become has to be known)
     """
     found = json.loads((out / "summary.json").read_text())["algorithms"][recorded.algo]["settings"]["defaults"]
     then, now = ({**spec.settings(), "seed": 0, "defaults": None} for spec in (recorded, asked))
-    return then == now and _agree(found, asked.settings()["defaults"])
+    defaults = asked.settings()["defaults"]
+    return then == now and ("usual" in found) == ("usual" in defaults) and _agree(found, defaults)
 
 
 def _agree(then: Any, now: Any) -> bool:

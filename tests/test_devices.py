@@ -61,7 +61,7 @@ def test_an_update_happens_on_one_device(case: str, monkeypatch: pytest.MonkeyPa
 
     asked = []
 
-    def judge(*values: th.Tensor) -> bool:
+    def judge(*values: th.Tensor, meanwhile: Any) -> bool:
         asked.append({value.device.type for value in values})
         th.stack([value.detach() for value in values])
         return False  # nothing that has no number can be finite
@@ -79,7 +79,7 @@ def test_an_update_happens_on_one_device(case: str, monkeypatch: pytest.MonkeyPa
             loss = loss + policy.explorer.curiosity.loss(batch, posterior)
         given = (posterior, metrics) if director else (batch, posterior, metrics)
         behaviour = () if learns_alone else model._behaviour_losses(*given)
-        model._step_networks(loss, behaviour, metrics)
+        assert not model._find_gradients(loss, behaviour, metrics, lambda: None)
         assert {value.device.type for value in metrics.values()} == {"meta"}
     assert asked == [{"meta"}, {"meta"}]
     policy.update_slow_critic(0.1)
@@ -88,14 +88,18 @@ def test_an_update_happens_on_one_device(case: str, monkeypatch: pytest.MonkeyPa
     assert int(policy.averaged_updates) == updates + 1  # known without asking the device
 
 
+@pytest.mark.parametrize("kwargs", [{}, dict(online_replay=True)], ids=["uniform", "online"])
 @pytest.mark.parametrize("make", FROM_WINDOWS, indirect=True)
-def test_the_next_batch_is_drawn_while_a_device_works(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(ahead: bool) -> tuple[list[str], list[np.ndarray]]:
+def test_the_next_batch_is_drawn_while_a_device_works(
+    make: Any, kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(ahead: bool, fail: bool = False) -> tuple[list[str], list[np.ndarray]]:
         monkeypatch.setattr(model_based_algorithm, "works_beside", lambda device: ahead)
-        model = make().learn(48)
+        model = make(**kwargs).learn(48)
         events: list[str] = []
         rows: list[np.ndarray] = []
         draw, write, loss = model.sample_replay, model.replay_buffer.write_latents, model.world_model.loss
+        step = model.policy.optimizer.step
 
         def drawing(*args: Any) -> Any:
             batch, index = draw(*args)
@@ -103,23 +107,53 @@ def test_the_next_batch_is_drawn_while_a_device_works(make: Any, monkeypatch: py
             rows.append(index.row)
             return batch, index
 
-        def writing(index: Any, states: LatentState) -> None:
-            events.append(f"write {next(i for i, drawn in enumerate(rows) if drawn is index.row)}")
-            write(index, states)
-
         def losing(batch: SequenceBatch) -> Any:
             events.append("loss")
             return loss(batch)
 
-        model.sample_replay, model.replay_buffer.write_latents, model.world_model.loss = drawing, writing, losing
+        class Judged(th.Tensor):
+            """Asked, it is waited for."""
+
+            def __bool__(self) -> bool:
+                events.append("wait")
+                return not (fail and events.count("wait") == 1)
+
+        def writing(index: Any, states: LatentState) -> None:
+            events.append(f"write {next(i for i, drawn in enumerate(rows) if drawn is index.row)}")
+            write(index, states)
+
+        model.sample_replay, model.world_model.loss = drawing, losing
+        model.replay_buffer.write_latents = writing
+        model.policy.optimizer.step = lambda: (events.append("step"), step())
+        isfinite = th.isfinite
+        monkeypatch.setattr(th, "isfinite", lambda values: isfinite(values).as_subclass(Judged))
         model.train(3)
         model.train(1)
-        assert model._drawn is None
+        monkeypatch.undo()
         return events, rows
 
+    def after(i: int) -> list[str]:
+        return ["wait", f"write {i}", "step"]
+
     usual, rows = train(False)
-    assert usual == [event for i in range(4) for event in ("draw", "loss", f"write {i}")]
+    assert usual == [event for i in range(4) for event in ("draw", "loss", *after(i))]
+    last = ["draw", "loss", *after(3)]  # none is drawn before what comes between two calls
     ahead, rows_ahead = train(True)
-    first = ["draw", "loss", "draw", "write 0", "loss", "draw", "write 1", "loss", "write 2"]
-    assert ahead == [*first, "draw", "loss", "write 3"]  # none is drawn that a rollout would come before
+    assert ahead == ["draw", *(event for i in range(2) for event in ("loss", "draw", *after(i))), "loss", *after(2), *last]
     assert all(np.array_equal(one, other) for one, other in zip(rows, rows_ahead, strict=True))
+    skipped, _ = train(True, fail=True)
+    assert skipped[:4] == ["draw", "loss", "draw", "wait"] and skipped[4:] == ahead[6:]  # its batch goes on
+
+
+def test_a_batch_that_was_drawn_ahead_is_gone_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_based_algorithm, "works_beside", lambda device: True)
+    model = tiny_dreamer().learn(48)
+    monkeypatch.setattr(model.policy.optimizer, "step", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.train(3)
+    drawn: list[int] = []
+    draw = model.sample_replay
+    model.sample_replay = lambda *args: (drawn.append(1), draw(*args))[1]  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        model.train(1)
+    assert drawn == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch as th
@@ -24,26 +25,10 @@ from sb3_dreamer.common.distributions import ActionDistribution
 from sb3_dreamer.common.model_based_algorithm import USUAL_START
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
+from sb3_dreamer.common.sequence_buffer import RowIndex
 from sb3_dreamer.common.types import LatentState
 from sb3_dreamer.planning.imagination import DreamingAlgorithm
 from sb3_dreamer.world_models import SEQUENCE_MODELS, ModelSize
-
-ENTROPY_STEPS = 2000
-"""Environment steps after which the weight of the entropy falls, in inverse proportion to them, where it is left open."""
-LEAST_ENTROPY = 0.1
-"""Share of it that remains."""
-FIRST_PENALTY = 1e-2
-"""Penalty on actions at first, where it is left open."""
-PENALTY_STEPS = 1000
-"""Environment steps after which the penalty on actions falls, with their square, where it is left open."""
-LEAST_PENALTY = 0.02
-"""Share of it that remains."""
-USUAL_ROWS = 256
-"""Replayed rows a batch, where the number of windows is left open."""
-WINDOWS = {"continuous": 8, "discrete": 32}
-"""Rows a window by kind of action, where it is left open."""
-ENT_COEFS = {"continuous": 2e-2, "discrete": 3e-2}
-"""Weight of the entropy at first by kind of action, where it is left open."""
 
 
 class ImaginationAlgorithm(DreamingAlgorithm):
@@ -66,12 +51,21 @@ class ImaginationAlgorithm(DreamingAlgorithm):
     slow_critic_rate: float
     evaluation_rate: float | None
     usual: ClassVar[dict[str, Any]] = dict(
-        rows=USUAL_ROWS,
-        batch_length=WINDOWS,
-        ent_coef=[ENT_COEFS, ENTROPY_STEPS, LEAST_ENTROPY],
-        action_mean_penalty=[FIRST_PENALTY, PENALTY_STEPS, LEAST_PENALTY],
+        learning_starts=USUAL_START,
+        rows=256,
+        batch_length={"continuous": 8, "discrete": 32},
+        ent_coef={"continuous": 2e-2, "discrete": 3e-2},
+        entropy_steps=2000,
+        least_entropy=0.1,
+        action_mean_penalty=1e-2,
+        penalty_steps=1000,
+        least_penalty=0.02,
     )
-    """What arguments become that are left open; recorded with results, as it may change between versions."""
+    """
+    What arguments become that are left open, recorded with results, as it may change between versions. ``rows`` of a batch
+    make the number of windows. After so many environment steps the weight of the entropy falls, in inverse proportion to them,
+    and the penalty on actions, with their square, down to the least shares.
+    """
     rate_of: ClassVar[dict[str, str]]
     """Which argument is the learning rate of a parameter group, where it is not ``learning_rate``."""
     _through_dynamics: bool
@@ -111,7 +105,7 @@ class ImaginationAlgorithm(DreamingAlgorithm):
 
     def _setup_model(self) -> None:
         if self.batch_length is None:
-            usual = WINDOWS["continuous" if isinstance(self.action_space, spaces.Box) else "discrete"]
+            usual = self.usual["batch_length"]["continuous" if isinstance(self.action_space, spaces.Box) else "discrete"]
             self.batch_length = getattr(self.policy_kwargs.get("world_model_class"), "usual_window", None) or usual
         check_numbers(self, whole=("batch_length",), minimum=1)
         if self.batch_size is None:
@@ -123,14 +117,15 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         self._schedules = {group: schedules[name] for group, name in self.rate_of.items()}
         discrete = self.action_codec.discrete
         self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._usual_ent_coef = ENT_COEFS["discrete" if discrete else "continuous"]
+        self._usual_ent_coef = self.usual["ent_coef"]["discrete" if discrete else "continuous"]
         self._first_ent_coef = self._usual_ent_coef if self.ent_coef == "auto" else float(self.ent_coef)
         self._ent_coef = self._first_ent_coef
-        self._action_mean_penalty = FIRST_PENALTY if self.action_mean_penalty == "auto" else float(self.action_mean_penalty)
+        penalty = self.usual["action_mean_penalty"] if self.action_mean_penalty == "auto" else self.action_mean_penalty
+        self._action_mean_penalty = float(penalty)
 
     def _usual_rows(self) -> int:
         """:return: replayed rows a batch, where the number of windows is left open"""
-        return USUAL_ROWS
+        return int(self.usual["rows"])
 
     def _create_aliases(self) -> None:
         """Compile what is to be compiled; a subclass may name the policy's networks."""
@@ -207,13 +202,14 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             group["lr"] = warmup * rate
         self.logger.record("train/learning_rate", self.policy.optimizer.param_groups[0]["lr"])
         # of the behaviour's learning: a late start is a start
-        steps = self._steps_in_all - max(self._behaviour_began, self._first_update_at() - USUAL_START)
+        usual = self.usual
+        steps = self._steps_in_all - max(self._behaviour_began, self._first_update_at() - usual["learning_starts"])
         if self.ent_coef == "auto":
-            share = ENTROPY_STEPS / max(ENTROPY_STEPS, steps)
-            self._ent_coef = self._first_ent_coef * max(LEAST_ENTROPY, share)
+            share = min(1.0, usual["entropy_steps"] / max(1, steps))
+            self._ent_coef = self._first_ent_coef * max(usual["least_entropy"], share)
         if self.action_mean_penalty == "auto":
-            share = (PENALTY_STEPS / max(PENALTY_STEPS, steps)) ** 2
-            self._action_mean_penalty = FIRST_PENALTY * max(LEAST_PENALTY, share)
+            share = min(1.0, usual["penalty_steps"] / max(1, steps)) ** 2
+            self._action_mean_penalty = usual["action_mean_penalty"] * max(usual["least_penalty"], share)
         self.logger.record("train/ent_coef", self._ent_coef)
         self.logger.record("train/action_mean_penalty", self._action_mean_penalty)
 
@@ -224,28 +220,42 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         metrics.update({f"{group['name']}_grad_norm": norm for group, norm in zip(groups, norms, strict=True)})
         return norms
 
-    def _step_networks(
+    def _find_gradients(
         self,
         model_loss: th.Tensor,
         losses_of_behaviour: tuple[th.Tensor, th.Tensor] | tuple[()],
         metrics: dict[str, th.Tensor],
+        meanwhile: Callable[[], None],
     ) -> bool:
         """
-        One step of the optimizer, and of what follows the networks: slow critics and averages.
-
         :param model_loss: of world model and curiosity
         :param losses_of_behaviour: of the actors, and of the critics; empty while the model learns alone
         :param metrics: to be completed
-        :return: whether it was taken; losses or gradients that are not finite are skipped
+        :param meanwhile: to be done while a GPU works
+        :return: whether all are finite, and are to be used
         """
         sum(losses_of_behaviour, start=model_loss).backward()
         norms = self._clip_gradients(metrics)
-        if not self._is_sound(model_loss, *losses_of_behaviour, *norms):
-            return False
+        return self._is_sound(model_loss, *losses_of_behaviour, *norms, meanwhile=meanwhile)
+
+    def _remember(self, index: RowIndex, posterior: LatentState, losses: dict[str, th.Tensor]) -> None:
+        """
+        Write to the replay what the model makes of its rows now.
+
+        :param index: where they lie
+        :param posterior: their states, ``(B, T, ...)``
+        :param losses: of the world model, ``(B, T)`` each
+        """
+        assert self.replay_buffer is not None
+        self.replay_buffer.write_latents(index, posterior)
+        if self.prioritized_replay > 0:
+            self.replay_buffer.write_priorities(index, self.world_model.row_losses(losses))
+
+    def _step_networks(self) -> None:
+        """One step of the optimizer, and of what follows the networks: slow critics and averages."""
         self.policy.optimizer.step()
         self.policy.update_slow_critic(self.slow_critic_rate)
         self.policy.update_average(self.evaluation_rate)
-        return True
 
     def _imagination_starts(self, posterior: LatentState) -> tuple[LatentState, th.Tensor | None]:
         """:return: detached states ``(N, ...)`` and which of the ``B * T`` they are, None for all"""

@@ -63,7 +63,7 @@ class AveragedModelPolicy(RecurrentModelPolicy):
 
     average_world_model: WorldModel
     averaged_updates: th.Tensor
-    """How many are in the averages, a scalar that stays on the processor, which would wait for a GPU to tell."""
+    """How many are in the averages: a scalar, kept on the CPU, so that reading it does not wait for a GPU."""
     _averages: Followers
 
     def _keep_averages(self, *others: tuple[nn.Module, nn.Module]) -> None:
@@ -74,7 +74,7 @@ class AveragedModelPolicy(RecurrentModelPolicy):
         """
         self.average_world_model = frozen_copy(self.world_model)
         self._averages = Followers([(self.average_world_model, self.world_model), *others])
-        self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64))
+        self.register_buffer("averaged_updates", th.zeros((), dtype=th.int64, device="cpu"))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """What moves modules to another device, or makes them another type."""

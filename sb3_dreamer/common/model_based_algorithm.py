@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -14,27 +14,18 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_dreamer.common.arguments import check_replay_arguments
+from sb3_dreamer.common.batches import ReplayedBatches, works_beside
 from sb3_dreamer.common.bookkeeping import MetricMeans, restore_random_state
 from sb3_dreamer.common.memory import keep_freed_memory
 from sb3_dreamer.common.preprocessing import ActionCodec, ObservationCodec
 from sb3_dreamer.common.rollouts import RolloutAlgorithm
-from sb3_dreamer.common.sequence_buffer import RowIndex, SequenceBuffer
-from sb3_dreamer.common.types import SequenceBatch
+from sb3_dreamer.common.sequence_buffer import SequenceBuffer
 from sb3_dreamer.common.world_model import WorldModel
 
 USUAL_START = 200
 """Environment steps before the first update, where ``learning_starts`` is left open."""
 MAX_SKIPPED = 20
 """Updates skipped in a row after which something must be wrong for good."""
-
-
-def works_beside(device: th.device) -> bool:
-    """
-    :param device: of the networks
-    :return: whether it works while the processor goes on
-    """
-    return device.type != "cpu"
-
 
 SelfModelBased = TypeVar("SelfModelBased", bound="ModelBasedAlgorithm")
 
@@ -72,9 +63,6 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {}
-    _drawn: tuple[SequenceBatch, RowIndex] | None = None
-    """The next batch, drawn ahead."""
-    _draws_ahead: bool = False
 
     def __init__(
         self,
@@ -298,40 +286,30 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
             self.train(due)
             self.policy.set_training_mode(False)
 
-    def _batches(self, count: int) -> Iterator[tuple[SequenceBatch, RowIndex]]:
-        """
-        Replayed batches, one an update. Beside a GPU the next one is drawn while it works on the update, before the processor
-        waits for it in :meth:`_is_sound`; the latent states that begin its windows may then be those of one update before.
+    def _batches(self, count: int) -> ReplayedBatches:
+        """:return: one batch for each of so many updates, beside a GPU drawn ahead"""
+        ahead = works_beside(self.device)
+        return ReplayedBatches(lambda: self.sample_replay(self.batch_size, self.batch_length), count, ahead)
 
-        :param count: how many
-        :return: each batch, and where its rows lie
-        """
-        self._drawn = None
-        for left in reversed(range(count)):
-            batch = self._drawn or self.sample_replay(self.batch_size, self.batch_length)
-            self._drawn = None
-            self._draws_ahead = left > 0 and works_beside(self.device)
-            yield batch
-
-    def _is_sound(self, *values: th.Tensor) -> bool:
+    def _is_sound(self, *values: th.Tensor, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """
         Whether an update may be applied. One with NaN or infinity is to be skipped, as it would spoil the weights for good.
-        This is where the processor waits for a GPU, once an update.
+        This is where the processor waits for a GPU.
 
         :param values: losses and norms of gradients, scalars
+        :param meanwhile: to be done while a GPU works on them
         :return: True if all are finite
         :raises FloatingPointError: too many updates in a row were not
         """
         finite = th.isfinite(th.stack([value.detach() for value in values])).all()
-        if self._draws_ahead:
-            self._drawn, self._draws_ahead = self.sample_replay(self.batch_size, self.batch_length), False
+        meanwhile()
         if bool(finite):
             self._skipped_in_a_row = 0
             return True
         self._skipped_updates += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= MAX_SKIPPED:
-            self._skipped_in_a_row, self._drawn = 0, None
+            self._skipped_in_a_row = 0
             raise FloatingPointError(
                 f"{MAX_SKIPPED} updates in a row had a loss or gradient with NaN or infinity and were skipped. The weights "
                 "are finite and the model can be saved. Look at the scale of rewards and observations, lower "
@@ -370,8 +348,6 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
         return [
             *super()._excluded_save_params(),
             "_metrics",
-            "_drawn",
-            "_draws_ahead",
             "observation_codec",
             "action_codec",
         ]

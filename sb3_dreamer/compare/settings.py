@@ -15,6 +15,7 @@ Besides constructor arguments, a settings dict may hold what the zoo's files hol
 - ``"lin_0.001"`` for ``learning_rate`` or ``clip_range``: falls linearly to zero over the run.
 """
 
+import copy
 import difflib
 import importlib
 import operator
@@ -273,7 +274,7 @@ def default_settings(name: str) -> dict[str, Any]:
     algorithm = load_algorithm(name)
     settings = defaults(algorithm)
     if issubclass(algorithm, ImaginationAlgorithm):
-        settings["usual"] = algorithm.usual
+        settings["usual"] = copy.deepcopy(algorithm.usual)
     if issubclass(algorithm, ModelBasedAlgorithm):
         settings["policy_kwargs"] = policy = defaults(algorithm.policy_aliases["MlpPolicy"])
         model = policy["world_model_class"]

@@ -246,7 +246,8 @@ class Director(DirectorLosses):
         assert self.replay_buffer is not None
         policy = self.policy
         policy.set_training_mode(True)
-        for batch, index in self._batches(gradient_steps):
+        batches = self._batches(gradient_steps)
+        for batch, index in batches:
             self._update_rates()
             model_alone = self._n_updates < self.pretrain_updates
             policy.optimizer.zero_grad(set_to_none=True)
@@ -269,12 +270,11 @@ class Director(DirectorLosses):
                     metrics[f"{policy.own_curiosity.name}_loss"] = policy.own_curiosity.loss(batch, posterior)
                     goal_loss = goal_loss + metrics[f"{policy.own_curiosity.name}_loss"]
 
-            # One optimizer step, of all networks and what follows them; fresh latents go into the replay
-            if not self._step_networks(model_loss + goal_loss, losses_of_behaviour, metrics):
+            # Fresh latents go into the replay; one optimizer step, of all networks and what follows them
+            if not self._find_gradients(model_loss + goal_loss, losses_of_behaviour, metrics, batches.draw_ahead):
                 continue
-            self.replay_buffer.write_latents(index, posterior)
-            if self.prioritized_replay > 0:
-                self.replay_buffer.write_priorities(index, self.world_model.row_losses(losses))
+            self._remember(index, posterior, losses)
+            self._step_networks()
             self._n_updates += 1
             self._metrics.add(metrics)
 

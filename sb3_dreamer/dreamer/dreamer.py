@@ -18,13 +18,6 @@ from sb3_dreamer.common.sequence_buffer import RewardFn
 from sb3_dreamer.dreamer.behaviour import BehaviourLosses
 from sb3_dreamer.dreamer.policies import CnnPolicy, DreamerPolicy, MlpPolicy, MultiInputPolicy
 
-ROWS = 512
-"""Replayed rows a batch, where the number of windows is left open."""
-PICTURE_ROWS = 256
-"""The same with pictures: rows cost little where networks are small, but for convolutions."""
-UPDATES_A_STEP = 1.5
-"""With batches of that many rows, at first, where ``train_ratio`` is left open."""
-
 SelfDreamer = TypeVar("SelfDreamer", bound="Dreamer")
 
 
@@ -114,9 +107,10 @@ class Dreamer(BehaviourLosses):
     _aliases = ("actor", "critic")
     usual: ClassVar[dict[str, Any]] = {
         **BehaviourLosses.usual,
-        "rows": ROWS,
-        "picture_rows": PICTURE_ROWS,
-        "updates_a_step": UPDATES_A_STEP,
+        "rows": 512,
+        "picture_rows": 256,  # rows cost little where networks are small, but for convolutions
+        "updates_a_step": 1.5,  # at first
+        "explorer_share": 0.5,
     }
     rate_of: ClassVar[dict[str, str]] = {
         "actor": "actor_learning_rate",
@@ -230,11 +224,11 @@ class Dreamer(BehaviourLosses):
         scaled = self.policy_kwargs.get("normalize_images", True)
         convolve = getattr(self.policy_class, "convolve", False)
         codec = ObservationCodec(self.observation_space, convolve, scaled)
-        return PICTURE_ROWS if any(key.kind == "image" for key in codec.keys) else ROWS
+        return int(self.usual["picture_rows" if any(key.kind == "image" for key in codec.keys) else "rows"])
 
     def _setup_model(self) -> None:
         if self.train_ratio is None:
-            self.train_ratio = UPDATES_A_STEP * self._usual_rows()
+            self.train_ratio = self.usual["updates_a_step"] * self._usual_rows()
         super()._setup_model()
 
     def _policy_arguments(self) -> dict[str, Any]:
@@ -249,7 +243,7 @@ class Dreamer(BehaviourLosses):
     def _share_to_explore(self) -> float:
         if self.explorer_share is not None:
             return self.explorer_share
-        return 0.5 if self.extrinsic_coef > 0 else 1.0
+        return float(self.usual["explorer_share"]) if self.extrinsic_coef > 0 else 1.0
 
     # ---- learning
 
@@ -262,7 +256,8 @@ class Dreamer(BehaviourLosses):
         assert self.replay_buffer is not None
         policy = self.policy
         policy.set_training_mode(True)
-        for batch, index in self._batches(gradient_steps):
+        batches = self._batches(gradient_steps)
+        for batch, index in batches:
             self._update_rates()
             model_alone = self._n_updates < self.pretrain_updates
             policy.optimizer.zero_grad(set_to_none=True)
@@ -282,12 +277,11 @@ class Dreamer(BehaviourLosses):
                     metrics[f"{policy.explorer.curiosity.name}_loss"] = curiosity_loss
                     model_loss = model_loss + curiosity_loss
 
-            # One optimizer step, of all networks and what follows them; fresh latents go into the replay
-            if not self._step_networks(model_loss, losses_of_behaviour, metrics):
+            # Fresh latents go into the replay; one optimizer step, of all networks and what follows them
+            if not self._find_gradients(model_loss, losses_of_behaviour, metrics, batches.draw_ahead):
                 continue
-            self.replay_buffer.write_latents(index, posterior)
-            if self.prioritized_replay > 0:
-                self.replay_buffer.write_priorities(index, self.world_model.row_losses(losses))
+            self._remember(index, posterior, losses)
+            self._step_networks()
             self._n_updates += 1
             self._metrics.add(metrics)
 

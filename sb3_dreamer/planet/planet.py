@@ -152,17 +152,18 @@ class PlaNet(PlanningAlgorithm):
         policy.set_training_mode(True)
         self._update_learning_rate(policy.optimizer)
         parameters: list[th.Tensor] = list(model.parameters())
-        for batch, index in self._batches(gradient_steps):
+        batches = self._batches(gradient_steps)
+        for batch, index in batches:
             posterior, losses, metrics = model.loss(batch)
             loss = model.total_loss(losses)
             policy.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             (norm,) = clip_grad_norms_([parameters], self.max_grad_norm)
-            if not self._is_sound(loss, norm):
+            if not self._is_sound(loss, norm, meanwhile=batches.draw_ahead):
                 continue
+            self.replay_buffer.write_latents(index, posterior)
             policy.optimizer.step()
             policy.update_average(self.evaluation_rate)
-            self.replay_buffer.write_latents(index, posterior)
             self._n_updates += 1
             parts = {f"{name}_loss": part.mean() for name, part in losses.items()}
             self._metrics.add({**metrics, **parts, "model_loss": loss, "grad_norm": norm})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sb3_dreamer import Dreamer
 from sb3_dreamer.compare.environments import check_env
 from sb3_dreamer.compare.records import Episode, FinishedRun, Row, RunSpec, read_episodes, write_csv, write_json, write_rows
 from sb3_dreamer.compare.settings import ALGORITHMS, check_action_space, hyperparameters
@@ -218,6 +219,15 @@ def test_what_was_run_with_other_settings_is_run_anew(quick: Any, kept: ModuleTy
     summary["algorithms"]["sac"]["settings"]["defaults"].update(batch_size=256, gone="an argument of then")
     write_json(out / "summary.json", summary)
     assert kept.same_training(out, spec, spec)
+    dreamer = dataclasses.replace(spec, algo="dreamer", algorithm="dreamer", hyperparameters={})
+    entry = {"settings": {"defaults": dreamer.settings()["defaults"]}}
+    for change, same in ((dict(rows=512), True), (dict(rows=256), False), (None, False)):  # of what open arguments become
+        usual = {**Dreamer.usual, **change} if change else None
+        entry["settings"]["defaults"] = {**dreamer.settings()["defaults"], "usual": usual}
+        if usual is None:
+            del entry["settings"]["defaults"]["usual"]
+        write_json(out / "summary.json", {"algorithms": {"dreamer": entry}})
+        assert kept.same_training(out, dreamer, dreamer) == same
 
 
 def test_returns_of_training_that_were_recorded_elsewhere_stay(kept: ModuleType, tmp_path: Path) -> None:

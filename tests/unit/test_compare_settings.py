@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 
@@ -308,13 +307,18 @@ def test_defaults_are_recorded_down_to_the_world_model(monkeypatch: pytest.Monke
     assert settings.default_settings("dreamer") != before and settings.default_settings("planet") != planet
 
 
-def test_what_open_arguments_become_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_open_arguments_become_is_recorded_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """``batch_size=None`` alone would say nothing of how much a run learnt from."""
     from sb3_dreamer.compare import settings
 
     dreamer, director = settings.default_settings("dreamer"), settings.default_settings("director")
     assert dreamer["batch_size"] is None and dreamer["usual"]["rows"] == 512 and director["usual"]["rows"] == 256
+    dreamer["usual"]["batch_length"]["continuous"] = 1  # a copy
+    dreamer = settings.default_settings("dreamer")
     assert dreamer["usual"]["batch_length"] == {"continuous": 8, "discrete": 32}
-    before = copy.deepcopy(dreamer)
     monkeypatch.setitem(Dreamer.usual, "updates_a_step", 1.0)
-    assert settings.default_settings("dreamer") != before and settings.default_settings("director") == director
+    monkeypatch.setitem(Dreamer.usual, "rows", 64)
+    monkeypatch.setitem(Dreamer.usual, "batch_length", {"continuous": 4, "discrete": 16})
+    assert settings.default_settings("dreamer") != dreamer and settings.default_settings("director") == director
+    model = Dreamer("MlpPolicy", "envs:ContinuousPendulum-v0", policy_kwargs=dict(size="debug"))
+    assert (model.batch_size, model.batch_length, model.train_ratio) == (16, 4, 64)
