@@ -22,7 +22,7 @@ from sb3_dreamer.common.arguments import (
 )
 from sb3_dreamer.common.compilation import Compiled
 from sb3_dreamer.common.distributions import ActionDistribution
-from sb3_dreamer.common.model_based_algorithm import USUAL_START
+from sb3_dreamer.common.model_based_algorithm import USUAL_START, share_left
 from sb3_dreamer.common.optimizers import clip_grad_norms_
 from sb3_dreamer.common.plain_data import Classes, name_classes
 from sb3_dreamer.common.sequence_buffer import RowIndex
@@ -104,8 +104,9 @@ class ImaginationAlgorithm(DreamingAlgorithm):
             check_numbers(self, real=("intrinsic_coef",))
 
     def _setup_model(self) -> None:
+        kind = "continuous" if isinstance(self.action_space, spaces.Box) else "discrete"
         if self.batch_length is None:
-            usual = self.usual["batch_length"]["continuous" if isinstance(self.action_space, spaces.Box) else "discrete"]
+            usual = self.usual["batch_length"][kind]
             self.batch_length = getattr(self.policy_kwargs.get("world_model_class"), "usual_window", None) or usual
         check_numbers(self, whole=("batch_length",), minimum=1)
         if self.batch_size is None:
@@ -115,9 +116,8 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         given = {name: getattr(self, name) for name in set(self.rate_of.values())}
         schedules = {name: self.lr_schedule if rate is None else FloatSchedule(rate) for name, rate in given.items()}
         self._schedules = {group: schedules[name] for group, name in self.rate_of.items()}
-        discrete = self.action_codec.discrete
-        self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and not discrete)
-        self._usual_ent_coef = self.usual["ent_coef"]["discrete" if discrete else "continuous"]
+        self._through_dynamics = self.actor_gradient == "dynamics" or (self.actor_gradient == "auto" and kind == "continuous")
+        self._usual_ent_coef = self.usual["ent_coef"][kind]
         self._first_ent_coef = self._usual_ent_coef if self.ent_coef == "auto" else float(self.ent_coef)
         self._ent_coef = self._first_ent_coef
         penalty = self.usual["action_mean_penalty"] if self.action_mean_penalty == "auto" else self.action_mean_penalty
@@ -205,11 +205,10 @@ class ImaginationAlgorithm(DreamingAlgorithm):
         usual = self.usual
         steps = self._steps_in_all - max(self._behaviour_began, self._first_update_at() - usual["learning_starts"])
         if self.ent_coef == "auto":
-            share = min(1.0, usual["entropy_steps"] / max(1, steps))
-            self._ent_coef = self._first_ent_coef * max(usual["least_entropy"], share)
+            self._ent_coef = self._first_ent_coef * share_left(steps, usual["entropy_steps"], usual["least_entropy"])
         if self.action_mean_penalty == "auto":
-            share = min(1.0, usual["penalty_steps"] / max(1, steps)) ** 2
-            self._action_mean_penalty = usual["action_mean_penalty"] * max(usual["least_penalty"], share)
+            share = share_left(steps, usual["penalty_steps"], usual["least_penalty"], power=2)
+            self._action_mean_penalty = usual["action_mean_penalty"] * share
         self.logger.record("train/ent_coef", self._ent_coef)
         self.logger.record("train/action_mean_penalty", self._action_mean_penalty)
 

@@ -27,6 +27,18 @@ USUAL_START = 200
 MAX_SKIPPED = 20
 """Updates skipped in a row after which something must be wrong for good."""
 
+
+def share_left(steps: int, whole: int, least: float, power: int = 1) -> float:
+    """
+    :param steps: environment steps taken
+    :param whole: up to how many of them all remains; then it falls in inverse proportion to a power of the steps
+    :param least: share that remains in the end
+    :param power: the power
+    :return: share that remains now
+    """
+    return max(least, min(1.0, whole / max(1, steps)) ** power)
+
+
 SelfModelBased = TypeVar("SelfModelBased", bound="ModelBasedAlgorithm")
 
 
@@ -275,7 +287,7 @@ class ModelBasedAlgorithm(RolloutAlgorithm):
 
     def _train_ratio_now(self) -> float:
         """:return: replayed rows per environment step, at this one"""
-        return self.train_ratio * min(1.0, max(self.train_ratio_decay, self.train_ratio_steps / self._steps_in_all))
+        return self.train_ratio * share_left(self._steps_in_all, self.train_ratio_steps, self.train_ratio_decay)
 
     def _train_if_due(self) -> None:
         """Pay the whole updates that are owed."""
